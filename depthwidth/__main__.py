@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _limit_threads(arguments: list[str]) -> None:
-    """One thread for NumPy's linear algebra, unless the environment says otherwise; PyTorch keeps its own.
+    """One thread for NumPy's linear algebra, unless the environment sets another number; PyTorch keeps its own.
 
     The matrices are small, so that threads mostly wait for each other: `describe` took 8 s of processor time with two threads
     on a busy machine, and 1.4 s with one. NumPy reads these variables when it is imported, which is later.

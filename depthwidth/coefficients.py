@@ -100,7 +100,7 @@ def coefficients_of_file(path: str | Path) -> tuple[tuple[Coefficient, ...], dic
 
 
 def _rows_of_file(path: Path, columns: set[str]) -> list[dict[str, str]]:
-    from .files import read_regular  # other commands read no file of anyone's
+    from .files import read_regular  # other commands read no untrusted file
 
     label = f"coefficients {shown(str(path), limit=300)}"
     try:

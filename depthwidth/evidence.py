@@ -182,5 +182,5 @@ def _read(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = csv.reader(file, strict=True)
         return [dict(zip(header, line, strict=True)) for line in lines]
-    except (OSError, ValueError, csv.Error) as error:  # text that is no UTF-8 is a ValueError too
+    except (OSError, ValueError, csv.Error) as error:  # text that is not UTF-8 is a ValueError too
         raise InputError(f"{path.name} cannot be read as a table of measurements") from error

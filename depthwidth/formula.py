@@ -531,7 +531,7 @@ class Formula(_Claim, _Checks, _Symbolic):
         return float(value) if isinstance(value, decimal.Decimal) else value
 
     def _require_symbol(self, parameter: Parameter, value: Any) -> None:
-        # The domain of what is not a number is carried by its assumptions.
+        # The domain of a value that is not a number is carried by its assumptions.
         if getattr(value, "is_number", False) and not (value.is_real and parameter.domain.contains(float(value))):
             raise self._outside(parameter, value)
 

@@ -1,6 +1,6 @@
 """Files of repositories on the Hugging Face hub: from its local cache, or through the library ``huggingface_hub``.
 
-The library says where the cache is and which server is the hub: it honours ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_ENDPOINT``,
+The library determines the cache and the server: it honours ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_ENDPOINT``,
 ``HF_HUB_OFFLINE`` and ``HF_TOKEN``. A file is data: nothing in it is executed, and weights are not downloaded.
 """
 
@@ -154,7 +154,7 @@ def cached_models(repository: Repository) -> list[str]:
 
 @contextmanager
 def hub_stream(repository: Repository, filename: str) -> Iterator[tuple[BinaryIO, int, str]]:
-    """A file of a repository, of which only the parts that are read are downloaded; its size in bytes, and its commit.
+    """A file of a repository; only the parts that are read are downloaded; its size in bytes, and its commit.
 
     Raises
     ------

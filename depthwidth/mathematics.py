@@ -16,7 +16,7 @@ from typing import Any
 # In order of precedence: a symbol among arrays makes the result symbolic, a tensor among arrays a tensor.
 _LIBRARIES = ("sympy", "torch", "mpmath", "numpy")
 
-# The name of each function where a library's own differs from ours.
+# The library's name of each function, if it differs from ours.
 _NAMES = {
     "numpy": {"asin": "arcsin", "acos": "arccos", "atan": "arctan"},
     "sympy": {"minimum": "Min", "maximum": "Max", "lgamma": "loggamma"},
@@ -157,7 +157,7 @@ def lambertw(z: Any) -> Any:
     if library == "mpmath":
         return sys.modules["mpmath"].lambertw(z).real
     if library == "numpy" and getattr(z, "size", 1) > _BLOCK:
-        # A block at a time, so that what the iteration puts aside stays in the processor's cache: three times quicker.
+        # A block at a time, so that intermediate arrays stay in the processor's cache: three times quicker.
         numpy = sys.modules["numpy"]
         flat = numpy.ascontiguousarray(z, dtype=float).reshape(-1)
         result = numpy.empty_like(flat)
@@ -216,7 +216,7 @@ class Constant(float):
     _op_priority = 11.0  # SymPy then leaves the operation to us instead of rounding to a Float
 
     def __new__(cls, value: float, form: Callable[[], Any]) -> Constant:
-        """A constant of this value, whose exact expression `form` makes when it is asked for."""
+        """A constant of this value, whose exact expression `form` makes on demand."""
         self = super().__new__(cls, value)
         self._form = form
         return self

@@ -7,7 +7,7 @@ A package names its additions as entry points, in ``pyproject.toml``:
     [project.entry-points."depthwidth.schemes"]
     tiny = "mypackage.schemes:tiny"
 
-An entry point is loaded when a name is asked for that nothing else has, or when everything of its group is listed; never on
+An entry point is loaded when an unknown name is requested, or when all names of its group are listed; never on
 import, for ``--help``, or for a name that is known. Loading runs code of the installed package, as importing it does.
 """
 

@@ -52,7 +52,7 @@ def during(
 
     Parameters
     ----------
-    words : a few words, or a function that returns them when they are asked for.
+    words : a few words, or a function that returns them on demand.
     done : the share of this part that is done, from 0 to 1. It is called from another thread.
     span : the share that the parts announced inside the block fill, from `done()` on.
     facts : further numbers; see :class:`Standing`. Those of inner parts win.

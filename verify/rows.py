@@ -153,7 +153,7 @@ def rows_from_csv(data: bytes, where: str = "rows") -> list[Row]:
     rows: list[Row] = []
     same: dict[str, str] = {}  # equal texts are one object: most columns repeat
     try:
-        # Decoded and read line by line, so that a file that is no table costs no more memory than its bytes.
+        # Decoded and read line by line, so that a file that is not a table needs no more memory than its bytes.
         lines = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
         if next(lines, None) != list(COLUMNS):
             raise InputError(f"{where} does not begin with the columns {', '.join(COLUMNS)}")

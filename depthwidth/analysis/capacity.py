@@ -277,7 +277,7 @@ def reported(value: float, samples: int | None, *, logarithm: bool) -> float:
     >>> reported(400.0, 10_000, logarithm=False), round(math.exp(reported(math.log(400), 10_000, logarithm=True)), 12)
     (0.2, 0.2)
     """
-    # One sample is outside of the law's domain: it stands for no division.
+    # One sample is outside the law's domain and means no division.
     law, points = (laws.reported_measure.body, 1) if samples is None else (laws.reported_measure, samples)
     return of_logarithm(law, value, points) if logarithm else float(law(value, points))
 

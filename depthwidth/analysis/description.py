@@ -218,7 +218,7 @@ class Description:
 
     @property
     def undiagnosed(self) -> str:
-        """The reason why there is no diagnosis, one sentence; empty if there is one or none was asked for."""
+        """The reason why there is no diagnosis, one sentence; empty if there is one or none was requested."""
         return self._diagnosis[1]
 
     @cached_property

@@ -106,7 +106,7 @@ class Batch:
         """
         parts = [(self.tokens, self.tokens)]
         sources = self.source
-        if np.array_equal(self.source, self.tokens) or len(set(self.source)) == 1:  # one number tells the lengths apart
+        if np.array_equal(self.source, self.tokens) or len(set(self.source)) == 1:  # one number identifies a length
             parts = self._parts(tree)
             walked = np.unique(np.concatenate([nodes for _, nodes in parts]))
             sources = walked if np.array_equal(self.source, self.tokens) else np.full(len(walked), self.source[0])
@@ -237,7 +237,7 @@ class _Evaluated:
         q, mean = self.numbers["second_moment"], self.numbers["mean"]
         size, centre = (share * q).sum(0), (share * mean).sum(0)
         variance = size - centre**2
-        # Of the tokens that have another beside them: all, unless there are sequences of one.
+        # The tokens that share their sequence with another: all, unless there are sequences of one.
         size_paired, centre_paired = (paired * q).sum(0), (paired * mean).sum(0)
         covariance = (paired * self.numbers["pair"]).sum(0) - centre_paired**2
         # A draw of the weights that makes sequences of one length large makes all large.

@@ -124,7 +124,7 @@ def propagate(
     )  # fmt: skip
     columns["layer"] = pandas.arrays.IntegerArray(columns["layer"], columns["layer"] < 0)
     columns["direction"] = pandas.Categorical.from_codes(columns["direction"], list(_DIRECTIONS))
-    return pandas.DataFrame(columns, copy=False)  # nobody else holds them
+    return pandas.DataFrame(columns, copy=False)  # no other reference to them exists
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]) -> list[dict[str, Any]]:

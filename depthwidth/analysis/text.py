@@ -228,7 +228,7 @@ def read_text(path: str | os.PathLike[str], tokenizer: str | None = None, vocab:
 
     Parameters
     ----------
-    path : a text in UTF-8, of which at most the first 16 MiB are read.
+    path : a text in UTF-8; at most its first 16 MiB are read.
     tokenizer : ``bytes``, ``words`` (runs without white space), ``ids`` (the file holds token numbers: decimal, separated by
         white space, or a NumPy .npy file), or a ``tokenizer.json`` of Hugging Face tokenizers, if that library is installed. By
         default words, or bytes for a vocabulary of at most 300.

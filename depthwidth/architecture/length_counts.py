@@ -55,7 +55,7 @@ class LengthCounts(Layer):
 
     @property
     def stack_name(self) -> str:
-        """Name of :attr:`stack`, with which its sites and roles start: ``decoder``, or ``encoder`` without a decoder."""
+        """Name of :attr:`stack`, the first part of its sites and roles: ``decoder``, or ``encoder`` without a decoder."""
         return list(self.stacks)[-1]
 
     @property

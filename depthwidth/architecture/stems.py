@@ -73,7 +73,7 @@ def _head_dim(width: int, design: Design, heads: int) -> int:
 
 @lru_cache(maxsize=64)
 def _made(make: Callable[[PositionSizes], Position], sizes: PositionSizes) -> Position:
-    """The component of these sizes, of which each part of a model asks whether it is its home."""
+    """The component of these sizes; each part of a model checks if it is its home."""
     return make(sizes)
 
 

@@ -106,7 +106,7 @@ def answer(settings: Settings) -> Answer:
     options, errors = _options(settings)
     try:
         found = make_plan(settings.budget, kind=settings.kind, **options)
-    except InputError as error:  # beside the sentences on other settings
+    except InputError as error:  # in addition to the sentences on other settings
         errors.setdefault(_field_of(str(error), settings), str(error))
     return Answer(settings, errors, None if errors else found)
 

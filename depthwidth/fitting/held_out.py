@@ -108,5 +108,5 @@ def _independent(columns: Mapping[str, Array]) -> list[Array]:
 def order_of(
     columns: Mapping[str, Array], names: Sequence[str] = ("non_embedding", "parameters", "size", "width", "depth")
 ) -> tuple[str, Array] | None:
-    """The column by which models are ordered by size, and its name; None if there is none."""
+    """The column that orders models by size, and its name; None if there is none."""
     return next(((name, columns[name]) for name in names if name in columns), None)

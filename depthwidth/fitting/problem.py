@@ -293,7 +293,7 @@ class Problem:
             columns = np.zeros((len(self.target), len(eliminated)))
             for i, name in enumerate(eliminated):
                 columns[:, i] = slopes.get(name, 0.0)
-            rest = value - columns.sum(axis=1)  # the law is affine: what remains has none of them
+            rest = value - columns.sum(axis=1)  # the law is affine: the rest has none of them
             scale: Array = self._roots * np.ones_like(self.target) / (self.target if self.objective.logarithm else 1.0)
             matrix, right = columns * scale[:, None], (self.target - rest) * scale
         if not (np.abs(matrix) < FAR).all() or not (np.abs(right) < FAR).all():  # NaN is not less either

@@ -432,7 +432,7 @@ def least_decrease(
 
     Returns
     -------
-    Units of the loss; negative if the norm is too small for the bound to say anything.
+    Units of the loss; negative if the norm is too small for a useful bound.
 
     Examples
     --------
@@ -480,7 +480,7 @@ def descent_gradient_bound(learning_rate: LearningRate, weight_decay: WeightDeca
 
     Returns
     -------
-    A squared gradient norm. No squared gradient is above pi^2 rho^2, so that it says something below eta lambda = 1/(8 pi^2).
+    A squared gradient norm. No squared gradient is above pi^2 rho^2, so the bound is useful only below eta lambda = 1/(8 pi^2).
 
     Raises
     ------

@@ -76,7 +76,7 @@ def depth_efficiency_threshold(width: Width) -> Any:
 
     Notes
     -----
-    Below it every layer multiplies the rank's logarithm by three; above it depth and width contribute alike. Only the form,
+    Below it every layer multiplies the rank's logarithm by three; above it depth and width contribute equally. Only the form,
     ln(width) linear in depth, carries over to practice: the measured slope is 0.0555 per layer, 20 times below ln 3. Read as
     advice this would give 6 layers at width 768, where :func:`~depthwidth.formulas.rules.levine_depth` gives 29.
 
@@ -100,7 +100,7 @@ def log3_rank_lower_efficient(depth: Shallow, width: Width, heads: Heads) -> Any
 
     Notes
     -----
-    Follows from :func:`log3_rank_multiset` by (n/k)^k. It can be negative, and so says nothing, if H is most of d_x.
+    Follows from :func:`log3_rank_multiset` by (n/k)^k. It can be negative, and then says nothing, if H is most of d_x.
 
     Examples
     --------
@@ -229,7 +229,7 @@ def log3_shallow_size_needed(
         "layers of the shallow network",
     ],
 ) -> Any:
-    r"""log_3 of the least width plus heads with which a shallower network can match a deep one (depth-efficient regime).
+    r"""log_3 of the least width plus heads of a shallower network that can match a deep one (depth-efficient regime).
 
     .. math:: \log_3(d_s + H_s) \ge \frac{2 \cdot 3^{L_d - 2} \left(\log_3(d_d - H_d) + a_d\right)}{3^{L_s} - 1}
 
@@ -268,7 +268,7 @@ def shallow_width_needed(
         Any, Domain(0, symbol="L_s", unit="layers", typical=(12, 24)), "layers of the shallow network, also above the threshold"
     ],
 ) -> Any:
-    r"""Least width with which a shallower network can match a deep one (depth-inefficient regime): the leading term.
+    r"""Least width of a shallower network that can match a deep one (depth-inefficient regime): the leading term.
 
     .. math:: d_s \ge \frac{d_d L_d}{4 L_s}
 

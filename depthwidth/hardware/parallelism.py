@@ -1,8 +1,8 @@
 """Training memory of each device under data, tensor, sequence, pipeline and expert parallelism, ZeRO and adapters.
 
 Counts are those of the tree that a device holds: :meth:`~depthwidth.layers.Layer.sharded` divides features as Megatron-LM does,
-stages of a pipeline hold runs of blocks, ZeRO divides what data-parallel devices hold alike. Every number is a whole number of
-bytes, that of the fullest device.
+stages of a pipeline hold runs of blocks, ZeRO divides the copies that data-parallel devices share. Every number is a whole
+number of bytes, that of the fullest device.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _block_choice(weight: Weight, rate: float, override: float | None, blocks: _
     if attention is not None and attention.normed_inside:
         std = math.sqrt((1 - rate if kind == "out" else 1.0) / weight.fan_in)
         return Choice(std, "1/sqrt(fan-in): the norm before the output map fixes the variance")
-    if attention is not None and weight.job.carries and weight.branch:  # one that is passed over is no branch
+    if attention is not None and weight.job.carries and weight.branch:  # a skipped one is not a branch
         spread = blocks.value[weight.branch]
         name = "D_l" if exact else "r_l"
         reason = f"sqrt(sqrt((1 - p) / {name}) / fan-in): value and output together compensate for the averaging over tokens"

@@ -86,7 +86,7 @@ def installed_version(package: str) -> str | None:
     """The version of an installed package; None if it is not installed.
 
     It stands in the name of the folder ``PACKAGE-VERSION.dist-info``. ``importlib.metadata``, whose import takes as long as
-    that of click, is asked only if there is no such folder, or more than one.
+    that of click, is used only if there is no such folder, or more than one.
     """
     folders = list[str]()
     for place in sys.path:

@@ -52,7 +52,7 @@ class Weight(NamedTuple):
 
     @property
     def fan_in(self) -> int:
-        """Number of terms in the sum of one output; 1 for a table, of which one row is looked up."""
+        """Number of terms in the sum of one output; 1 for a table, because a single row is looked up."""
         return self.tensor.fan_in
 
     @property

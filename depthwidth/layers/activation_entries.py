@@ -160,7 +160,7 @@ def check_activation(owner: str, activation: str, *, trained: bool = False) -> N
     Raises
     ------
     InputError
-        which names the nearest activation, or says why the expression cannot be read.
+        naming the nearest activation, or the reason why the expression cannot be read.
     """
     if activation in ACTIVATIONS:
         if not trained and ACTIVATIONS[activation].trained:

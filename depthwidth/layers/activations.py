@@ -373,7 +373,7 @@ def activation(name: str, slope: float | None = None) -> Activation:
 def homogeneous_degree(name: str) -> float | None:
     """The k with f(c x) = c^k f(x) for every c > 0, of an activation by name or as an expression; None if there is none.
 
-    It is told from values at seven sizes on both sides of 0.
+    It is determined from values at seven sizes on both sides of 0.
 
     >>> [homogeneous_degree(name) for name in ("relu", "relu2", "identity", "gelu", "max(x, 0.1*x)")]
     [1.0, 2.0, 1.0, None, 1.0]

@@ -281,7 +281,7 @@ def _index(site: Site) -> int:
 
 
 class StridedSignal(Signal):
-    """Moments of tokens of which runs share a base, averaged over all pairs, beside those of the bases.
+    """Moments of tokens in runs that share a base, averaged over all pairs, and those of the bases.
 
     Of a gradient, `bases` are the moments of its sums over runs.
     """

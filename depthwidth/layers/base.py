@@ -7,7 +7,7 @@ A component is a frozen dataclass, made with :func:`component`. It describes its
 - ``own_flops(run)``: the operations of its own matrix products in one forward pass;
 - ``own_saved(run)``, ``own_cache(run)``: bytes it keeps for the backward pass, values it keeps for generation;
 - ``moments(x, site)``: the second moments of its output, and the map of a gradient from its output to its input;
-- ``degree(x, at)``: the degrees of its output in the weights, from which scale invariance is told.
+- ``degree(x, at)``: the degrees of its output in the weights, which determine scale invariance.
 
 Every count of a tree is the sum of these over its nodes, in exact integers.
 
@@ -130,7 +130,7 @@ class Layer:
         return self._hash
 
     def in_full(self) -> str:
-        """Every field of this component and of its parts, by which recorded runs know it."""
+        """Every field of this component and of its parts; recorded runs identify it by them."""
         values = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
         return f"{type(self).__name__}({values})"
 

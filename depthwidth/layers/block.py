@@ -68,7 +68,7 @@ class Residual(Layer):
         y = summed = signal.add_branch(x, added, draw.omega, self.width, skip, draw)
         pull_norm: Pullback | None = None
 
-        @once  # the recursion along the depth asks for no gradient
+        @once  # the recursion along the depth needs no gradient
         def drift() -> signal.PostNormDrift:
             return signal.post_norm_drift(x.times(skip**2), added, draw, self.width) if x.spread else signal.PostNormDrift(0.0)
 
@@ -168,7 +168,7 @@ class Residual(Layer):
 
     def own_saved(self, run: Run) -> int:
         mask = run.positions * self.width if self.dropout else 0  # one byte each
-        # The gradient of trained factors needs what they multiply.
+        # The gradient of trained factors needs the vectors that they multiply.
         return mask + (0 if self.layer_scale is None else run.positions * self.width * run.value_bytes)
 
     def own_stream(self, run: Run) -> int:

@@ -97,7 +97,7 @@ class ShortConvolution(Mixer):
         parts = {child.name: child.layer for child in self.children()}
         names = "input_gate", "output_gate", "read"
         (gate, pull_gate), (late, pull_late), (read, pull_read) = (parts[n].moments(x, site.at(n)) for n in names)
-        # In one network the correlation of two tokens deviates from its mean, for all three maps alike.
+        # In one network the correlation of two tokens deviates from its mean, equally for all three maps.
         step = correlation_spread.body(x.correlation, self.width) if site.trace.finite_width else 0.0
         square = step * step * gate.pair_second_moment * read.pair_second_moment
         added = x.of(gate.second_moment * read.second_moment, gate.covariance * read.covariance + square)

@@ -49,5 +49,5 @@ class GatedAttention(Attention):
         raise InputError(f"{site.role}: the moments of GatedAttention are not derived; only its counts are known")
 
     def own_saved(self, run: Run) -> int:
-        # Beside those of attention: the gate's sigmoid, and the heads before it.
+        # In addition to those of attention: the gate's sigmoid, and the heads before it.
         return super().own_saved(run) + 2 * run.positions * self.heads * self.value_dim * run.value_bytes

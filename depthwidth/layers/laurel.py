@@ -38,5 +38,5 @@ class Laurel(Layer):
         return at.apply("sum", x, y, reason="a map is added to a stream of another degree")
 
     def own_saved(self, run: Run) -> int:
-        # The input of the second map; that of the first is the input of the branch beside it, which counts it.
+        # The input of the second map; that of the first is the input of the parallel branch, which counts it.
         return run.positions * self.rank * run.value_bytes

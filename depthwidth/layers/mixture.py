@@ -28,7 +28,7 @@ _PROBABILITY_BYTES = 4  # routers compute their softmax in float32, whatever the
 
 @component
 class MixtureOfExperts(Branch):
-    """`experts` equal feed-forward parts, of which a router picks `top_k` for each token (arXiv 1701.06538, 2401.04088).
+    """`experts` equal feed-forward parts; a router picks `top_k` of them for each token (arXiv 1701.06538, 2401.04088).
 
     An optional `shared` part serves every token; with `shared_gate` a learnt factor for each token scales it (Qwen2-MoE, arXiv
     2407.10671). With `renormalized` the weights of the chosen experts are rescaled to a sum of 1 (Mixtral); otherwise they are
@@ -196,7 +196,7 @@ class MixtureOfExperts(Branch):
         return run.positions * (values * run.value_bytes + self.experts * _PROBABILITY_BYTES)
 
     def own_stream(self, run: Run) -> int:
-        return run.positions * self.width * run.value_bytes  # what the router and a shared part read
+        return run.positions * self.width * run.value_bytes  # the input of the router and of a shared part
 
 
 @functools.lru_cache(maxsize=64)

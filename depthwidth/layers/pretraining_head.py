@@ -1,4 +1,4 @@
-"""The two heads with which BERT and ALBERT were trained: one for hidden tokens, one for pairs of sentences."""
+"""The two training heads of BERT and ALBERT: one for hidden tokens, one for pairs of sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .head import LanguageHead
 
 @component
 class PretrainingHead(LanguageHead):
-    """A masked-language head, and beside it a `classifier` of the same features.
+    """A masked-language head, and a `classifier` of the same features.
 
     BERT's classifier says if one sentence follows the other (arXiv 1810.04805, section 3.1), ALBERT's if the two are in their
     order (arXiv 1909.11942, section 3.1). The logits, their moments and the loss are those of the tokens.

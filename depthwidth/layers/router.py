@@ -1,4 +1,4 @@
-"""The rule by which a router turns its scores into the choice and the weights of experts."""
+"""The rule that turns a router's scores into the choice and the weights of experts."""
 
 from __future__ import annotations
 

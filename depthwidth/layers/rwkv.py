@@ -111,7 +111,7 @@ class ChannelMix(FeedForward, Proportional):
         return DrawSpread.of_matrices(1.0, 3.0, 1.0)
 
     def own_saved(self, run: Run) -> int:
-        # Beside those of a feed-forward part: a second mixture, the receptance's sigmoid, and its factor.
+        # In addition to those of a feed-forward part: a second mixture, the receptance's sigmoid, and its factor.
         return super().own_saved(run) + 4 * run.positions * self.width * run.value_bytes
 
     def own_cache(self, run: Run) -> int:

@@ -42,7 +42,7 @@ class SinusoidalPositions(Position):
         return at.apply("sum", x, {}, reason="fixed sines and cosines are added")
 
     def frequencies(self, width: int) -> Any:
-        """Angle per position of each sine, and of the cosine beside it, in vectors of `width` features."""
+        """Angle per position of each sine, and of its cosine, in vectors of `width` features."""
         import numpy as np
 
         check_angles(self, width)

@@ -32,7 +32,7 @@ class SparseFeedForward(FeedForward):
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"sparsity": self.sparsity}
 
-    degree = FeedForward.degree  # the cut is proportional to what it cuts
+    degree = FeedForward.degree  # the cut is proportional to the features
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused.
@@ -45,5 +45,5 @@ class SparseFeedForward(FeedForward):
         raise InputError(f"{site.role}: the moments of SparseFeedForward are not derived; only its counts are known")
 
     def own_saved(self, run: Run) -> int:
-        # Beside those of the dense part: the features before the cut, from which their deviation is computed.
+        # In addition to those of the dense part: the features before the cut, from which their deviation is computed.
         return super().own_saved(run) + run.positions * self.hidden * run.value_bytes

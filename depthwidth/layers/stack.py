@@ -397,7 +397,7 @@ def shared_pattern(depth: int, groups: int, group_blocks: int) -> tuple[int, ...
 
 
 def shared_choices(sharing: tuple[int, ...]) -> dict[str, int]:
-    """The design's choices for a pattern of sharing; those of separate weights if it is no pattern of ALBERT's kind."""
+    """The design's choices for a pattern of sharing; those of separate weights if the pattern is not one of ALBERT's."""
     depth, sets = len(sharing), len(set(sharing))
     for group_blocks in range(1, sets + 1):
         groups, rest = divmod(sets, group_blocks)

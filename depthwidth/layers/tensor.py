@@ -46,7 +46,7 @@ DRAW, ZEROS, ONES, IDENTITY, FIXED = Draw(), Constant(0.0), Constant(1.0), Ident
 
 
 class Kind(NamedTuple):
-    """The job of a tensor, by which schemes choose."""
+    """The job of a tensor; schemes choose by it."""
 
     name: str
     job: str
@@ -118,7 +118,7 @@ class Tensor(_Fields):
     ----------
     shape : the stored shape.
     kind : its job, a name of :data:`KINDS`.
-    fan_in : number of terms in the sum of one output; 1 for a table, of which one row is looked up, and for a vector.
+    fan_in : number of terms in the sum of one output; 1 for a table (a single row is looked up) and for a vector.
     fan_out : number of outputs to which one input contributes; the last dimension by default.
     start : the starting values, unless a scheme sets others.
     offset : added to the stored values before they are used: 1 for a gain that is stored as its difference from one.

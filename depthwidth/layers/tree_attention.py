@@ -33,9 +33,9 @@ class Tree:
     height : levels of decisions, from 0; the tree has 2^height leaves.
     reads : ``leaf`` (TF-attention: softmax over the keys of the query's leaf) or ``path`` (TC-attention: a weighted sum of the
         mean values of the nodes on the query's path, the root included).
-    own_key : a query of TF-attention sees its own key beside those of its leaf. Without it a query in a leaf without keys has
-        an output of zero, and gradients through a nearly empty leaf can be large.
-    imbalance : query-key pairs that share a leaf, over those of balanced leaves, by which operations and memory are counted:
+    own_key : a query of TF-attention sees its own key as well as those of its leaf. Without it a query in a leaf without keys
+        has an output of zero, and gradients through a nearly empty leaf can be large.
+    imbalance : query-key pairs that share a leaf, over those of balanced leaves, the factor in counts of operations and memory:
         1 if balanced, 2^height if all share one leaf, below 1 if queries are where keys are not.
         :func:`verify.models.tree_attention.imbalance` measures it.
     all_nodes : every node's hyperplane is evaluated, as one matrix product, instead of those along the path.

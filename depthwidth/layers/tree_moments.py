@@ -149,7 +149,7 @@ def leaf_columns(attention: Any, scores: float, equal: bool | None, length: int,
     one, both = side_moments(r), float(same_side_probability(r))
     variance, rho = (1 - r) * scores, r
     if head_dim is not None:
-        # Within a leaf keys differ less across the hyperplanes, and queries are more alike.
+        # Within a leaf keys differ less across the hyperplanes, and queries are more similar.
         variance *= max(0.0, 1 - height * one.narrowed / max(1 - r, 1e-12) / head_dim)
         rho = min(1.0, r + height * one.shift / head_dim)
     average = _overlaps(variance, rho, length, head_dim)

@@ -111,7 +111,7 @@ class GaussianMoments:
     ----------
     function : takes and returns an array; its interesting points lie near 0 or at `kinks`.
     kinks : where it or its derivative jumps.
-    name : what error sentences call it.
+    name : its name in error sentences.
     """
 
     def __init__(self, function: Callable[[Array], Array], kinks: tuple[float, ...] = (), name: str = "the function") -> None:

@@ -1,8 +1,8 @@
 """Degrees of homogeneity in the weights along a graph of modules, and the places that break scale invariance.
 
 A value f has degree k if f(c x) = c^k f(x) for weights x and every c > 0. A network is scale invariant if its output has degree
-0: Li et al. 2022, arXiv 2202.00980, Definition A.1 and Table 2. Here the degree is kept for each weight apart: a value has the
-powers p if it is multiplied by the product of c_w^p_w once each weight w is multiplied by its own c_w. At a sum, and at a
+0: Li et al. 2022, arXiv 2202.00980, Definition A.1 and Table 2. Here the degree is kept separately for each weight: a value has
+the powers p if it is multiplied by the product of c_w^p_w once each weight w is multiplied by its own c_w. At a sum, and at a
 function that is not homogeneous, powers have conditions to meet; factors that meet them all change outputs by powers alone.
 
 :func:`degrees` is for a graph whose weights share one factor; :class:`Place` follows a tree of components.
@@ -188,7 +188,7 @@ class Place:
         return layer.degree(x, self)  # type: ignore[no-any-return]
 
     def unknown(self, layer: Any, x: Powers, reason: str = "") -> Powers:
-        """The powers of an output of which nothing is known: a factor on any weight in the component or its input breaks it."""
+        """The powers of an unknown output: a factor on any weight in the component or its input breaks it."""
         inside = {f"{node.site}.{name}": 1.0 for node in layer.walk(self.path) for name in node.layer.tensors()}
         reason = reason or f"the degrees of {type(layer).__name__} are not derived"
         self.walk.conditions.append(Condition(self.path, {**x, **inside}, reason, opaque=True))

@@ -67,7 +67,7 @@ def network(weights: Sequence[Any]) -> list[Array]:
     Raises
     ------
     InputError
-        if there is none, if one is no matrix, or if two neighbours do not fit.
+        if there is none, if one is not a matrix, or if two neighbours do not fit.
     """
     found = [matrix(w, f"matrix {i}") for i, w in enumerate(weights)]
     if not found:

@@ -67,12 +67,12 @@ def granulated_kendall(measure: Any, gap: Any, settings: Mapping[str, Sequence[A
     Parameters
     ----------
     measure, gap : one number for each network.
-    settings : the value of each hyperparameter for each network. A seed is no hyperparameter: average over it beforehand.
+    settings : the value of each hyperparameter for each network. A seed is not a hyperparameter: average over it beforehand.
 
     Raises
     ------
     InputError
-        if two networks have all settings alike, or no two networks differ in one only.
+        if two networks have equal settings, or no two networks differ in one only.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def _settings(settings: Mapping[str, Sequence[Any]], networks: int) -> list[tupl
 def sign_errors(
     measure: Any, gap: Any, settings: Mapping[str, Sequence[Any]], weights: Any = None
 ) -> dict[tuple[str, Any, Any], float]:
-    """Share of pairs ordered wrongly in each environment: two values of one hyperparameter, all others alike.
+    """Share of pairs ordered wrongly in each environment: two values of one hyperparameter, all others equal.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-r"""The share of a softmax that its keys take, beside a sink: a summand of the denominator that stands for no key.
+r"""The share of a softmax that its keys take in the presence of a sink: a term of the denominator without a key.
 
 With scores :math:`s_j` and a sink of logit :math:`\sigma` the keys have :math:`S = Z / (Z + e^\sigma)` of the weight, where
 :math:`Z = \sum_j e^{s_j}` (gpt-oss). For the rest :math:`R = 1 - S`,

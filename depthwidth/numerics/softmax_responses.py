@@ -144,7 +144,7 @@ class Responses:
     def repelling(self) -> Array:
         """Coefficients as ``pairs`` of the :class:`Growth` of rows of any negative correlation.
 
-        Made when first asked for: few rows repel, and theta may not exist for those that do.
+        Made on first use: few rows repel, and theta may not exist for those that do.
         """
         n = self.lengths[self.lengths > 1]
         if not n.size:

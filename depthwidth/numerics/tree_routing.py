@@ -129,7 +129,7 @@ def nested_means(correlation: float, height: int, length: int) -> Array:
         held = np.where(numbers > 0, 1 / np.maximum(numbers, 1), 0.0)
         for fine in range(coarse, levels):
             shares, weights = leaf_shares(correlation, fine - coarse, length)
-            # Each of m keys of the coarser node is in the finer one by a share that is drawn anew below it.
+            # Each of m keys of the coarser node is in the finer one by a share that is drawn again below it.
             filled = 1 - weights @ (1 - shares[:, None]) ** numbers if fine > coarse else 1.0
             table[coarse, fine] = table[fine, coarse] = float(counts @ (held * filled))
     return table

@@ -1,7 +1,7 @@
 """Value of alternating updates: the cost of a K-fold wider representation, and the dense model of equal cost.
 
 Costs are exact counts. The loss of dense models is predicted by the plan's rule and the measured penalty of shapes. No law
-predicts the loss with AltUp, so the comparison says how much it must gain, and lists what was measured by its authors and by
+predicts the loss with AltUp, so the comparison states the gain that it needs, and lists the measurements of its authors and by
 others.
 """
 
@@ -157,7 +157,7 @@ def altup_buy(plan: Plan, streams: int) -> AltUpBuy:
     Raises
     ------
     InputError
-        if K is no whole number from 2, or the plan's model has alternating updates already.
+        if K is not a whole number from 2, or the plan's model has alternating updates already.
     """
     design, shape = plan.template.design, plan.shape
     if design.altup is not None:

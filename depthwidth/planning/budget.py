@@ -1,4 +1,4 @@
-"""Budgets: an amount of parameters, FLOPs or bytes, and the conventions by which it is counted."""
+"""Budgets: an amount of parameters, FLOPs or bytes, and the conventions of its count."""
 
 from __future__ import annotations
 

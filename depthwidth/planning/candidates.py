@@ -76,7 +76,7 @@ class Scorer:
     Raises
     ------
     InputError
-        if the architecture reads images or is no decoder, the law is unknown, or a number is out of range.
+        if the architecture reads images or is not a decoder, the law is unknown, or a number is out of range.
     """
 
     def __init__(

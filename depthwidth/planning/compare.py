@@ -102,7 +102,7 @@ def compare(
     models : two or more, each a :class:`~depthwidth.architecture.Transformer`, a configuration (file, folder, mapping), or a
         shape such as ``32x4096`` (layers x width), which has the architecture of `template`.
     template : the architecture of shapes; that of GPT-3 by default.
-    rule : the rule that says which shape is best at a size; as for :func:`~depthwidth.planning.plan.plan`.
+    rule : the rule for the best shape at a size; as for :func:`~depthwidth.planning.plan.plan`.
     budget : its context, batch, number format and recomputation are those of the costs.
 
     Raises

@@ -380,7 +380,7 @@ def _bands(
     shapes: list[tuple[float, float]],
     best: Mapping[str, float],
 ) -> dict[str, tuple[float, float]] | None:
-    if not shapes or len(shapes) < len(refits.fits) // 2:  # most have no optimum: the law does not say where it is
+    if not shapes or len(shapes) < len(refits.fits) // 2:  # most have no optimum in the law's range
         return None
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Shapes for a budget: their counts, their predicted loss, and the cost by which a search ranks them."""
+"""Shapes for a budget: their counts, their predicted loss, and the ranking of a search."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Judge(Counts):
             amount = self.budget.of(tree)
             over = self.budget.cap and amount > self.budget.amount
             loss = self.excess(place, tree.trained_size, float(amount))
-            # Depths of one width are alike at equal budget; the one nearer to the curve at its own size is taken.
+            # Depths of one width are equivalent at equal budget; the one nearer to the curve at its own size is taken.
             loss += policy.NEARER_CURVE * self.penalty(tree.width, tree.trained_size)
             self._costs[place] = math.inf if over else self.cost(float(amount), loss)
         return self._costs[place] + self.uneven(tree.width) + self.far(tree.width)

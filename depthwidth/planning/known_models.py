@@ -1,4 +1,4 @@
-"""Known models as trees, with which a plan is compared: published shapes from ``data/reference/known_models.csv``."""
+"""Known models as trees, for comparison with a plan: published shapes from ``data/reference/known_models.csv``."""
 
 from __future__ import annotations
 

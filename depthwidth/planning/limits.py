@@ -13,7 +13,7 @@ from .template import Template
 
 @frozen
 class Limits:
-    """Limits that a shape must keep, whatever the rule says; without arguments there are none.
+    """Limits that a shape must keep, whatever the rule; without arguments there are none.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The predicted loss of a plan along all shapes of its budget, of which its table lists a few."""
+"""The predicted loss of a plan along all shapes of its budget; its table lists a few of them."""
 
 from __future__ import annotations
 

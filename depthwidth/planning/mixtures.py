@@ -137,7 +137,7 @@ def _ling(mixture: Mixture, tokens: float, flops: float) -> MixtureVerdict:
 
 
 def _clark(mixture: Mixture, tokens: float, flops: float) -> MixtureVerdict:
-    # The law knows one expert a token of the dense part's size, so that of k experts the number is that of groups of k.
+    # The law is for one expert per token, as large as the dense part; with k experts, their number is that of groups of k.
     experts = mixture.experts / mixture.top_k
     worth = clark_dense_equivalent.with_fixed()(mixture.active, experts) / mixture.active
     outside = _outside(

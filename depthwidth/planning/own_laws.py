@@ -82,7 +82,7 @@ class OwnLaw:
         logs = np.linspace(math.log(WIDTHS[0]), math.log(WIDTHS[1]), GRID)
         loss = _loss(self.node, {**self.values, **moved}, sizes, np.exp(logs)[None, :], c)
         depth = sizes / (c * np.exp(2 * logs)[None, :])
-        # Shapes that are too deep or too shallow, and places at which the law is no number, are not among the choices.
+        # Shapes that are too deep or too shallow, and points at which the law is not a number, are excluded.
         loss = np.where(np.isfinite(loss) & (depth >= DEPTHS[0]) & (depth <= DEPTHS[1]), loss, np.inf)
         best = loss.argmin(axis=1)
         rows = np.arange(len(best))

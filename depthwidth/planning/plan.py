@@ -67,7 +67,7 @@ class Band(NamedTuple):
 
 
 class KnownShape(NamedTuple):
-    """A published model with which a plan is compared."""
+    """A published model, for comparison with a plan."""
 
     name: str
     shape: Shape
@@ -230,7 +230,7 @@ class Plan:
 
     @cached_property
     def best_depths(self) -> tuple[BestDepth, ...]:
-        """The bands, of 50 % and of 90 %, in which the best depth is by all sources of evidence; empty for images."""
+        """The 50 % and 90 % bands of the best depth by all sources of evidence; empty for images."""
         if self.rule.images or self.tree.stem.images:
             return ()
         from .best_depth import best_depths
@@ -280,9 +280,9 @@ class Plan:
         return plan_overview(self)
 
     def save(self, path: str | PathLike[str], scheme: str = "shipped") -> tuple[Path, Path]:
-        """Write a configuration that transformers loads, and the recipe of a scheme beside it; both paths.
+        """Write a configuration that transformers loads, and the recipe of a scheme next to it; both paths.
 
-        Of a plan like a configuration, fields that say nothing about the shape are kept.
+        Of a plan like a configuration, fields that do not concern the shape are kept.
 
         Raises what :func:`~depthwidth.planning.saving.save_model` raises.
         """
@@ -447,7 +447,7 @@ class _Planner:
         return free.measure(free.recommend(), against=shape)
 
     def known(self, shape: Shape) -> Iterator[KnownShape]:
-        """Published models of about this size, of which the first two differ in depth."""
+        """Published models of about this size; the first two differ in depth."""
         design = self.request.template.design
         if design.patch is not None or design.kind != "decoder":
             return

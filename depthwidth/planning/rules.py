@@ -170,7 +170,7 @@ def rule_of_file(path: str) -> Rule:
     Raises
     ------
     InputError
-        if the file cannot be read, or its law says nothing about shapes.
+        if the file cannot be read, or its law does not determine shapes.
     """
     rows, covariances = coefficients_of_file(path)
     law, name = rows[0].edition, rows[0].law
@@ -203,7 +203,7 @@ def curves_of_law(law: str, values: Mapping[str, float]) -> Callable[[float], Cu
     Raises
     ------
     InputError
-        if the law says nothing about shapes.
+        if the law does not determine shapes.
     """
     if law not in _OF_LAW:
         raise InputError(f"the law {shown(law)} has no shape of least loss; rules follow from {', '.join(_OF_LAW)}")

@@ -360,7 +360,7 @@ def _checked_ratio(ratio: Any) -> Fraction:
         raise InputError(f"plan: ffn_ratio={shown(ratio)} is not a number")
     if not 0 < ratio <= 1024:
         raise InputError(f"plan: ffn_ratio={float(ratio):g} is not in (0, 1024]")
-    # What a person types is a simple ratio; that of a model that is kept is exact.
+    # A typed ratio is simple; the ratio of an existing model is exact.
     return Fraction(ratio).limit_denominator(2**20 if isinstance(ratio, Fraction) else 1000)
 
 

@@ -94,7 +94,7 @@ def _draw_losses(axes: Any, plan: Plan, curve: list[LossPoint], theme: Theme) ->
 
 
 def _mark_ranges(axes: Any, plan: Plan, theme: Theme) -> None:
-    """Shade the ranges of depths that cost little, and say so at their top."""
+    """Shade the ranges of depths that cost little, and label them at the top."""
     for number, found in enumerate(plan.ranges):
         low, high = found.depth
         axes.axvspan(low, high, color=theme.series[2], alpha=0.10, linewidth=0, zorder=0)

@@ -1,7 +1,7 @@
 """The look of every picture: colours for light and dark pages, and one colour, dash and marker for each rule and scheme.
 
 Hues are those of Okabe and Ito, which the common kinds of colour blindness tell apart. A style also has a dash and a marker of
-its own, so that lines are told apart without any hue.
+its own, so that lines can be distinguished without colour.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ _PLACES = {
     "levine2020": (0, 0, 0), "gemstones2025": (1, 1, 1), "liu2026": (2, 2, 2), "measured2025": (3, 3, 3),
     "completep2025": (4, 4, 4), "nanochat": (5, 5, 5), "marin": (6, 6, 6), "gpt3": (1, 2, 5), "sovit2023": (2, 3, 0),
     "combined2026": (0, 4, 3),
-    # laws that are no rules
+    # laws that are not rules
     "hoffmann2022": (3, 1, 5),
     # schemes
     "shipped": (0, 0, 0), "gpt2": (2, 2, 2), "xavier": (1, 1, 3), "kaiming": (5, 3, 4), "normal": (6, 1, 1),

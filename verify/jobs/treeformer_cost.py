@@ -40,7 +40,7 @@ _SIZES: dict[str, _Size] = {
 
 
 def height_of(length: int) -> int:
-    """Levels with which a balanced leaf holds :data:`LEAF` tokens."""
+    """Levels of a tree whose balanced leaf holds :data:`LEAF` tokens."""
     return max(1, round(math.log2(length / LEAF)))
 
 

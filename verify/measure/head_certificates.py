@@ -100,7 +100,7 @@ def certify(
     Raises
     ------
     InputError
-        if there are no batches, decay is not above 0, or the scores of an attention are no products of maps: norms of queries
+        if there are no batches, decay is not above 0, or the scores of an attention are not products of maps: norms of queries
         and keys, caps and other maps between query and key.
 
     Notes
@@ -148,7 +148,7 @@ def certify_folder(
     Raises
     ------
     InputError
-        if the model cannot be loaded or is no decoder, the text cannot be used, or scores are no product of maps.
+        if the model cannot be loaded or is not a decoder, the text cannot be used, or scores are not products of maps.
     """
     path = local_checkpoint(path)
     if not path.is_dir():
@@ -331,7 +331,7 @@ class _WatchedRotary(_Watched):
         largest, parts = max(one.max() for one in sizes), []
         for number, ((query, shared), own) in enumerate(zip(factors, sizes, strict=True)):
             rotates = number < len(pairs)
-            # What is left of a pair that decay removes has a direction, and none that counts.
+            # The remainder of a pair that decay removes has a direction, but it is meaningless.
             product = (own.max() > tolerance * largest) * (query @ shared)
             found = certificate(self._slope(queries, count, number if rotates else None), product, decay, tolerance)
             parts.append((found, 1, 2) if rotates else (found, dim - turned, 1))

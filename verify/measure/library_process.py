@@ -242,7 +242,7 @@ def main() -> None:
     asked = json.load(sys.stdin)
     _limit(asked.get("memory"))
     warnings.simplefilter("ignore")
-    answer, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no part of the answer
+    answer, sys.stdout = sys.stdout, sys.stderr  # output printed by a library is not part of the answer
     for report in reports(asked):
         print(json.dumps(report), file=answer, flush=True)
 

@@ -701,7 +701,7 @@ def _named_attention(m: Tensor) -> dict[str, Tensor]:
 
 
 def _join_heads(part: nn.Module, x: Tensor) -> Tensor:
-    """Reshape (batch, heads, tokens, dim) to (batch, tokens, heads * dim), if the module keeps its heads apart."""
+    """Reshape (batch, heads, tokens, dim) to (batch, tokens, heads * dim), if the module has separate heads."""
     return x.transpose(1, 2).flatten(2) if getattr(part, "heads_apart", False) and x.dim() == 4 else x
 
 

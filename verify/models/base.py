@@ -105,7 +105,7 @@ def apply_dropout(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 def set_multiplier(owner: nn.Module, tensor: str, factor: float) -> None:
-    """Set the factor by which `owner` multiplies the output of one of its tensors.
+    """Set the factor of `owner` on the output of one of its tensors.
 
     A module stores the factor of its ``weight`` as ``multiplier`` and that of a tensor with another name in the dictionary
     ``multipliers``. A bias has the factor of its weight.
@@ -125,7 +125,7 @@ def set_multiplier(owner: nn.Module, tensor: str, factor: float) -> None:
 
 
 def multiplier_of(owner: nn.Module, tensor: str) -> float:
-    """The factor by which a module multiplies the output of one of its tensors, as :func:`set_multiplier` set it."""
+    """The factor of a module on the output of one of its tensors, as :func:`set_multiplier` set it."""
     found = getattr(owner, "multipliers", {}).get(tensor)
     if found is None:
         found = getattr(owner, "multiplier", 1.0) if tensor == "weight" else 1.0

@@ -49,7 +49,7 @@ class PatchStem(nn.Module):
         self.multipliers = dict.fromkeys(("class_token", "distillation_token", "mask_token", "positions"), 1.0)
 
     def fill(self) -> None:
-        """Set fixed positions: sines and cosines of the column, then of the row; zeros for tokens that are no patch."""
+        """Set fixed positions: sines and cosines of the column, then of the row; zeros for tokens that are not patches."""
         if self.positions is None or self.positions.requires_grad:
             return
         (rows, columns), quarter = self.layer.grid, self.positions.shape[-1] // 4

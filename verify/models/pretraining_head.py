@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc, no-any-return"
-"""The two heads with which BERT and ALBERT were trained."""
+"""The two training heads of BERT and ALBERT."""
 
 from __future__ import annotations
 

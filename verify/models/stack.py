@@ -49,7 +49,7 @@ class Stack(nn.Module):
                         self.block[index].get_submodule(place).register_parameter(leaf, parameter)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)  # from the device meta every parameter is made anew
+        super()._apply(fn, recurse)  # on the device meta every parameter is recreated
         self._share()
         return self
 

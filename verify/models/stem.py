@@ -30,7 +30,7 @@ class SharedEmbedding(nn.Module):
 
     def __init__(self, layer: layers.SharedEmbedding) -> None:
         super().__init__()
-        self.owner: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of this module
+        self.owner: tuple[nn.Module, ...] = ()  # in a tuple, so that it is not part of this module
         self.width = layer.width
 
     def forward(self, tokens: Tensor) -> Tensor:

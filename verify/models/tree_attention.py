@@ -96,7 +96,7 @@ def leaf_attention(
 
     A `bias`, (heads, length, length) or one for each sequence, is added to the scores.
 
-    A query that sees no key has an output of zero. Where a decision is differentiated, a hidden key has the weight that it
+    A query that sees no key has an output of zero. If a decision is differentiated, a hidden key has the weight that it
     would have in its own leaf: the derivative of a query's decision is the difference of the outputs of two leaves.
     """
     held = memberships(k, planes, thresholds, sharpness)[-1]
@@ -125,7 +125,7 @@ def path_attention(
 ) -> Tensor:
     """TC-attention: the mean values of the nodes on the query's path, weighted by level (heads, levels); an empty one is 0.
 
-    Where the decision of a key is differentiated, the key has the weight that it has in its own node, there and in the other.
+    If the decision of a key is differentiated, the key has the weight that it has in its own node, there and in the other.
     """
     queries, keys = (memberships(x, planes, thresholds, sharpness) for x in (q, k))
     total = 0.0

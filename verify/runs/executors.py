@@ -431,7 +431,7 @@ def _check_listening(address: str | None) -> None:
         address = os.environ.get("RAY_ADDRESS") or None
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        return  # Ray says what is wrong with it, at once
+        return  # Ray reports the fault at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTION_S).close()
     except (OSError, OverflowError, ValueError) as error:

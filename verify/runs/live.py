@@ -94,7 +94,7 @@ class Sweep:
             share = found.pop("share", None)
             if share is None:
                 continue
-            if one.facts is None:  # the first look: what was done before does not tell the pace
+            if one.facts is None:  # the first look: earlier work does not show the pace
                 one.begun, one.since = share, time.monotonic()
             one.share, one.facts = max(share, one.begun), found
 

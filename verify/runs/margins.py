@@ -1,4 +1,4 @@
-"""Verdicts in words: the margin by which a criterion is met, its noise, and the results that would change the verdict."""
+"""Verdicts in words: the margin to a criterion, its noise, and the results that would change the verdict."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def without_each_seed(plan: Mapping[str, Any], rows: Sequence[Row], outcome: str
     try:
         job = find_job(plan["job"])
         found = {seed: job.judge([row for row in rows if row.seed != seed], predictions_of(plan)).outcome for seed in seeds}
-    except Exception:  # a job may be anyone's, and need all of its seeds
+    except Exception:  # a job may come from anyone, and need all of its seeds
         return []
     changed = {seed: other for seed, other in found.items() if other != outcome}
     if not changed:

@@ -101,7 +101,9 @@ def settings_of(rows: Sequence[Row]) -> dict[str, list[float]]:
     places = [{**row.labels, "site": row.site, "step": row.step} for row in its]
     keys = dict.fromkeys(key for place in places for key in place)
     varied = [key for key in keys if len({str(place.get(key)) for place in places}) > 1]
-    for key in sorted(varied, key=lambda key: isinstance(places[0].get(key), str)):  # numbers go first if words tell all apart
+    for key in sorted(
+        varied, key=lambda key: isinstance(places[0].get(key), str)
+    ):  # numbers are dropped first if words distinguish all
         if _told_apart(places, [other for other in varied if other != key]) == _told_apart(places, varied):
             varied.remove(key)
     groups: dict[str, list[float]] = {}

@@ -29,7 +29,7 @@ def now() -> str:
 
 @functools.cache
 def commit() -> str:
-    """The commit of the checkout that this code runs from, with ``+changed`` if files differ; empty if it is no checkout."""
+    """The commit of the checkout that this code runs from, with ``+changed`` if files differ; empty if there is no checkout."""
     git = shutil.which("git")
     here = Path(__file__).resolve().parents[2]
     if git is None or not (here / ".git").exists():
@@ -49,7 +49,7 @@ def make_plan(job: Job, size: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        if there is no such size, or the job has no runs of it or describes two runs alike.
+        if there is no such size, or the job has no runs of it or describes two runs identically.
     """
     check_size(size)
     code = job.code
@@ -58,7 +58,7 @@ def make_plan(job: Job, size: str) -> dict[str, Any]:
         predictions = [prediction.to_dict() for prediction in job.predict(size)]
     except InputError:
         raise
-    except Exception as error:  # a job may be anyone's
+    except Exception as error:  # a job may come from anyone
         raise InputError(f"{job.name} cannot say what to run: {describe_error(error)}") from None
     if not runs:
         raise InputError(f"{job.name} has no runs of size {size}")
@@ -139,7 +139,7 @@ def load_plans(
     ----------
     store, damaged : the folder, and the files that :meth:`Store.tidy` set aside there.
     names : jobs; all by default.
-    default : number of runs in one program, of a damaged plan that does not tell it any more.
+    default : number of runs in one program, for a damaged plan that has lost it.
 
     Returns
     -------

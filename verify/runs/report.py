@@ -131,7 +131,7 @@ def _report(plan: Mapping[str, Any], rows: Mapping[str, list[Row]], now: bool) -
         notes.append(f"{before} of its runs had been measured when this plan was made")
     try:
         verdict = job.judge(measured, predictions)
-    except Exception as error:  # a job may be anyone's
+    except Exception as error:  # a job may come from anyone
         verdict = Verdict("undecided", f"it could not be judged: {describe_error(error)}")
     missing, judged = len(plan["runs"]) - len(done), verdict.outcome
     if missing:

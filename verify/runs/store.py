@@ -224,7 +224,7 @@ class Store:
         path = self.root / "plans" / f"{plan['job']}.{plan['size']}.json"
         if not PLAN_NAME.fullmatch(path.name):
             raise InputError(f"{shown(path.name)} is not a name for a plan")
-        check_record(json.loads(canonical(plan)), PlanRecord, f"the plan of {plan['job']}")  # what is written can be read
+        check_record(json.loads(canonical(plan)), PlanRecord, f"the plan of {plan['job']}")  # a written file can be read
         sealed = {**plan, "sha256": digest_of(canonical(plan).encode())}
         data = json.dumps(sealed, indent=1, allow_nan=False, sort_keys=True).encode() + b"\n"
         with self.alone():

@@ -73,7 +73,7 @@ def export_rows(store: Store, path: str | Path, names: Sequence[str] = ()) -> in
 
 
 def export_evidence(store: Store, path: str | Path, names: Sequence[str] = ()) -> int:
-    """Write the rows that bear on a formula as ``data/measured/`` keeps them, for :mod:`depthwidth.evidence`.
+    """Write the rows that test a formula in the format of ``data/measured/``, for :mod:`depthwidth.evidence`.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def import_rows(store: Store, path: str | Path) -> Imported:
     Raises
     ------
     InputError
-        if it is no such archive, or holds anything but plans and rows; then nothing is imported.
+        if it is not such an archive, or holds anything but plans and rows; then nothing is imported.
     """
     found = Imported()
     plans = {(plan["job"], plan["size"]): plan for plan in store.plans()}

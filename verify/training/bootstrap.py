@@ -57,7 +57,7 @@ class Bootstrap:
 
     @classmethod
     def evenly(cls, heights: Sequence[Sequence[int | None]], steps: int, until: float = 0.75) -> Bootstrap:
-        """Stages of equal length, of which the last begins at the fraction `until` of all steps.
+        """Stages of equal length; the last begins at the fraction `until` of all steps.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class Bootstrap:
         return cls.evenly([*heights, *((level,) * layers for level in range(2, height + 1))], steps, until)
 
     def heights_at(self, step: int) -> Heights:
-        """The heights with which update number `step` trains."""
+        """The heights in update number `step`."""
         return next(heights for first, heights in reversed(self.stages) if first <= step)
 
     def apply(self, model: nn.Module, step: int) -> None:

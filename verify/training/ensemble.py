@@ -106,7 +106,7 @@ def train_ensemble(
     Raises
     ------
     InputError
-        if the members are not alike or have no trainable parameters, the corpus contains tokens outside their vocabulary, the
+        if the members differ or have no trainable parameters, the corpus contains tokens outside their vocabulary, the
         folder contains another ensemble or is not a writable folder, or mode is ``batched`` and cannot run the models.
     """
     trainings = [trainings] * len(models) if isinstance(trainings, Training) else list(trainings)

@@ -345,7 +345,7 @@ def default_device(device: torch.device | str | None) -> torch.device:
 
 
 def table_rows(model: nn.Module) -> int | None:
-    """Vocabulary size of a model, or None if it cannot be told.
+    """Vocabulary size of a model, or None if it cannot be determined.
 
     It is read from the model's ``tree``, from ``get_input_embeddings`` of the transformers library, or from the only
     ``nn.Embedding`` if a linear layer has the same number of outputs; without such a layer it could be a position table.
@@ -378,7 +378,7 @@ _TABLE_TOO_SMALL: dict[type, tuple[str, ...]] = {
 def explain_token_errors(corpus: Corpus, context: int) -> Iterator[None]:
     """Replace torch's error about a token outside an embedding table by an InputError of one sentence.
 
-    For models whose vocabulary size :func:`check_tokens` cannot tell.
+    For models whose vocabulary size :func:`check_tokens` cannot determine.
     """
     try:
         yield

@@ -190,7 +190,7 @@ def qk_norm(name: str, kind: str) -> Part:
 
 
 def reciprocal(name: str, choice: str) -> Part:
-    """A field by which something is divided, for a choice that is a factor."""
+    """A divisor field, for a choice that is a factor."""
 
     def write(design: Design) -> dict[str, Any]:
         value = getattr(design, choice)

@@ -44,7 +44,7 @@ def read_scaling(fields: Fields, table: Mapping[str, Any]) -> RotaryScaling | No
     Raises
     ------
     InputError
-        if the type is not known, or a number is missing or not of the kind that its type takes.
+        if the type is not known, or a number is missing or not valid for its type.
     """
     named = table.get("rope_type", table.get("type"))
     kind = "default" if named is None else named

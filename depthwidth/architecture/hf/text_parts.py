@@ -1,6 +1,6 @@
 """The text stacks inside models of several kinds of input: the family of each, and its own defaults.
 
-Positions of three coordinates (``mrope``) are one in a text, so that such a stack is that of its family.
+Positions of three coordinates (``mrope``) are equal in a text, so such a stack is that of its family.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def encoder_fields(**own: Any) -> Part:
 
 
 def scaled_tokens(width: str = "d_model", field: str = "scale_embedding") -> Part:
-    """A field by which the token embedding is multiplied by the square root of the width."""
+    """A field that multiplies the token embedding by the square root of the width."""
     return Part(
         lambda fields: {"embedding_scale": math.sqrt(fields.whole(width)) if fields.flag(field) else 1.0},
         lambda design: {field: design.embedding_scale != 1.0},

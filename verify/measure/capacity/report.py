@@ -222,7 +222,7 @@ def state_matrices(model: nn.Module, values: Parameters | None = None) -> Iterat
     """The matrices of a model with names; true for tables of embeddings that are not also an output matrix.
 
     They hold the model's weights, or other `values` by the names of its parameters. Kernels of convolutions are (outputs,
-    rest), as in the comparisons; further stacks are taken apart.
+    rest), as in the comparisons; further stacks are split.
     """
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     tied = _tied(model)

@@ -116,7 +116,7 @@ _ATTENTION = {
 
 
 def _in_either(table: dict[str, str]) -> dict[str, str]:
-    """The names in all blocks of a stack that is an encoder or a decoder, of which the first has no cross-attention."""
+    """The names in all blocks of an encoder or a decoder; the former has no cross-attention."""
     stacks = {role: ("encoder", "decoder")[role.startswith("cross") :] for role in table.values()}
     return {
         f"encoder.layer.#.{name}": "|".join(f"{stack}.block.{role}" for stack in stacks[role]) for name, role in table.items()
@@ -201,7 +201,7 @@ XLM_ROBERTA = replace(
     model_type="xlm-roberta",
     defaults={**ROBERTA.defaults, "vocab_size": 30522},
     models=bert_models("XLMRoberta", causal="ForCausalLM"),
-    # The head stands before the table in these classes, so that the shared matrix has the head's name.
+    # The head precedes the table in these classes, so the shared matrix has the head's name.
     weights={**ROBERTA.weights, "lm_head.decoder": "head.unembedding|stem.tokens"},
 )
 CAMEMBERT = replace(XLM_ROBERTA, model_type="camembert", models=bert_models("Camembert", causal="ForCausalLM"))

@@ -163,7 +163,7 @@ DEBERTA_V2 = Family(
     names={**without(bert.BERT.names, "tied"), "pooler_activation": "pooler_hidden_act"},
     fixed=_CHOICES,
     models=_models("DebertaV2", choice=True),
-    only={"conv_kernel_size": (0,)},  # a convolution beside the first block
+    only={"conv_kernel_size": (0,)},  # a convolution parallel to the first block
     parts=(
         _positions(_second_kind, _second_fields),
         _same_width("embedding_size"),

@@ -121,7 +121,7 @@ GPT2 = Family(
         ),
     },
     initial_rule="normal-by-depth",
-    other_rules=(("5.0", "5.15", "normal"),),  # which look for the name of a weight where it has another one
+    other_rules=(("5.0", "5.15", "normal"),),  # which look for the name of a weight that has another one there
 )
 
 

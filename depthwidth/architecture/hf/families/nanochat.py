@@ -20,7 +20,7 @@ NANOCHAT = Family(
         "final_logit_softcapping": 15.0,
     },
     names={**without(LLAMA_NAMES, "head_dim"), **ATTENTION_BIAS, "logit_softcap": "final_logit_softcapping"},
-    # No norm has weights; those of queries and keys stand after the rotation, which does not change their length.
+    # No norm has weights; those of queries and keys follow the rotation, which does not change their length.
     fixed={"norm": "rmsnorm", "norm_affine": False, "bias": False, "embedding_norm": True, "qk_norm": "head"},
     models=causal("NanoChat"),
     parts=(rope(),),
