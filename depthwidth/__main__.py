@@ -28,7 +28,7 @@ def main() -> None:
     status: Any = None
     try:
         _check_words(sys.argv[1:])
-        with reporting(not (_tells_of_itself(sys.argv[1:]) or is_quiet(sys.argv[1:]))):
+        with reporting(not (_prints_own_progress(sys.argv[1:]) or is_quiet(sys.argv[1:]))):
             status = cli(prog_name="depthwidth", standalone_mode=False)
         sys.stdout.flush()
     except InputError as error:
@@ -64,7 +64,7 @@ def _limit_threads(arguments: list[str]) -> None:
             os.environ.setdefault(name, "1")
 
 
-def _tells_of_itself(arguments: list[str]) -> bool:
+def _prints_own_progress(arguments: list[str]) -> bool:
     """True for commands that show the progress of their runs themselves, and for a page that is served until Ctrl-C."""
     watching = arguments[1:2] == ["status"] and "--watch" in arguments
     return arguments[:1] == ["explore"] or (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def print_plan(plan: Plan, *, rules: bool = False, explain: bool = False) -> None:
     """Print a plan: the range that costs little, the suggestion, its reasons, the assumptions, and alternatives."""
-    from ..planning.wording import assumed, explanations, range_words, reasons, suggestion, sureness
+    from ..planning.wording import assumptions, explanations, range_words, reasons, suggestion, sureness
 
     say(heading=range_words(plan))
     say(f"Suggested: {suggestion(plan)}.")
@@ -22,7 +22,7 @@ def print_plan(plan: Plan, *, rules: bool = False, explain: bool = False) -> Non
         say(reason)
     for sentence in sureness(plan):
         say(sentence)
-    say(f"Assumed: {assumed(plan)}.", "")
+    say(f"Assumed: {assumptions(plan)}.", "")
     _print_table(plan)
     if rules:
         _print_rules(plan)

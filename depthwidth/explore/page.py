@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..errors import printable
-from ..planning.wording import assumed, heads_words, loss_range, loss_words, range_words, reasons, suggestion, sureness
+from ..planning.wording import assumptions, heads_words, loss_range, loss_words, range_words, reasons, suggestion, sureness
 from ..quantities import format_bytes, format_count
 from .charts import Dot, growth_chart, rules_chart
 from .controls import Control, Settings, groups
@@ -81,7 +81,7 @@ def results(found: Answer) -> Markup:
             chart=Markup(chart),  # noqa: S704  (its texts are escaped)
             bands=_bands(found),
             why=[*reasons(plan), *sureness(plan)],
-            assumed=assumed(plan),
+            assumed=assumptions(plan),
             costs=_cost_facts(found),
             table=_table(found),
         )

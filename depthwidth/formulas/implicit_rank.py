@@ -306,7 +306,7 @@ def low_rank_distance_bound(loss: Loss) -> Any:
 @formula(
     kind="exact", source=f"{DECAY}; derived for every loss", status="derived", symbol="b", domain="gradient flow, coupled decay"
 )
-def imbalance_left(decay: Decay, elapsed: Time) -> Any:
+def remaining_imbalance(decay: Decay, elapsed: Time) -> Any:
     r"""Share of the imbalance A'A - B'B of a product A B' that is left after a time of gradient flow with weight decay.
 
     .. math:: b = e^{-2 \lambda t}
@@ -317,7 +317,7 @@ def imbalance_left(decay: Decay, elapsed: Time) -> Any:
 
     Examples
     --------
-    >>> round(imbalance_left(0.3, 3), 4), round(imbalance_left(0.3, 6), 4)
+    >>> round(remaining_imbalance(0.3, 3), 4), round(remaining_imbalance(0.3, 6), 4)
     (0.1653, 0.0273)
     """
     return exp(-2 * decay * elapsed)

@@ -201,10 +201,10 @@ class Scorer:
         import numpy as np
 
         widths = []
-        width = float(self.template.widths_beside(1.0)[-1])
+        width = float(self.template.nearest_widths(1.0)[-1])
         while self.parameters(float(self.template.least_depth), width) <= parameters:
             widths.append(int(width))
-            width = float(self.template.widths_beside(width + 0.5)[-1])
+            width = float(self.template.nearest_widths(width + 0.5)[-1])
         if not widths:
             raise InputError(f"candidates: {parameters:g} parameters are too few for one block")
         depths = np.arange(self.template.least_depth, deepest + 1)

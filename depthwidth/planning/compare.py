@@ -17,7 +17,7 @@ from ..quantities import numbered
 from .budget import Budget
 from .caveats import loss_change_error, penalty_caveats, penalty_error
 from .costs import Costs, costs
-from .requests import holding
+from .requests import template_with_width
 from .rules import Rule, default_rule, find_rule, meet
 from .template import Template
 
@@ -145,7 +145,7 @@ def _read(model: Any, template: Template) -> tuple[Transformer, tuple[str, ...]]
     depth, width = int(shape[1]), int(shape[2])
     if depth < template.least_depth or width < 1:
         raise InputError(f"compare: {shown(model)} needs {numbered(template.least_depth, 'layer')} or more and a width")
-    return holding(template, width).at(depth, width), ()
+    return template_with_width(template, width).at(depth, width), ()
 
 
 def _name(model: Any, tree: Transformer) -> str:

@@ -342,7 +342,7 @@ def too_small(judge: Judge) -> str:
     if judge.limits.width is not None:
         return f"plan: a block of width {judge.limits.width:,} already takes more than the budget of {judge.budget}"
     template = replace(judge.template, head_dim=policy.HEAD_DIMS[-1]) if judge.open_head_dim else judge.template
-    smallest = template.at(template.least_depth, template.widths_beside(1.0)[-1])
+    smallest = template.at(template.least_depth, template.nearest_widths(1.0)[-1])
     used = float(judge.budget.of(smallest))
     amount = format_bytes(used) if judge.budget.in_bytes else f"{used:.3g}"
     with_vocab = f" and a vocabulary of {smallest.vocab}" if smallest.vocab else ""

@@ -82,7 +82,7 @@ def family_of(architecture: str) -> str:
     return next((one.family for one in known_models() if name.startswith(one.family.lower())), "")
 
 
-def known_beside(parameters: int, *, experts: bool, family: str = "", within: float = 1.5) -> Iterator[KnownModel]:
+def comparable_models(parameters: int, *, experts: bool, family: str = "", within: float = 1.5) -> Iterator[KnownModel]:
     """Known models of about this many parameters, those of a family first, then the nearest in size.
 
     Parameters

@@ -19,7 +19,7 @@ from .caveats import EXPERTS_CAVEAT, measured_cost, penalty_caveats, penalty_err
 from .costs import costs
 from .equal_budget import DepthRange
 from .judging import Shape
-from .known_models import family_of, known_beside
+from .known_models import comparable_models, family_of
 from .limits import Limits
 from .requests import Request, read_request
 from .rules import Rule, at_depth, default_rule, find_rule, meet, rules
@@ -453,7 +453,7 @@ class _Planner:
             return
         family = family_of(self.request.architecture)
         depths: list[int] = []
-        for one in known_beside(shape.parameters, experts=design.experts is not None, family=family):
+        for one in comparable_models(shape.parameters, experts=design.experts is not None, family=family):
             if len(depths) == policy.KNOWN_MODELS or one.depth in depths:
                 continue
             tree = one.tree(design.context)

@@ -160,8 +160,8 @@ def _with_width(limits: Limits, template: Template) -> Limits:
     return replace(limits, width=width.numerator)
 
 
-def holding(template: Template, width: int) -> Template:
-    """The template with the usual head dimension that a width holds.
+def template_with_width(template: Template, width: int) -> Template:
+    """The template with the usual head dimension that divides a width.
 
     Raises
     ------
@@ -175,14 +175,14 @@ def holding(template: Template, width: int) -> Template:
                 return found
     elif template.holds(width):
         return template
-    beside = " or ".join(f"{found:,}" for found in template.widths_beside(width))
+    beside = " or ".join(f"{found:,}" for found in template.nearest_widths(width))
     raise InputError(f"plan: width={width} holds no whole number of heads; {beside} does")
 
 
 def _own_budget(template: Template, limits: Limits, conventions: Mapping[str, Any]) -> Budget:
     """The parameters of the one shape that the limits leave."""
     depth, width = limits.depth or 0, limits.width or 0
-    return Budget("parameters", Fraction(holding(template, width).at(depth, width).parameters), **conventions)
+    return Budget("parameters", Fraction(template_with_width(template, width).at(depth, width).parameters), **conventions)
 
 
 def parse_ratio(value: Any) -> Fraction:

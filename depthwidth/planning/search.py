@@ -75,7 +75,7 @@ class Search(Measurer):
         last = policy.SAMPLED_WIDTHS - 1
         targets = (width * factor ** (2 * i / last - 1) for i in range(policy.SAMPLED_WIDTHS))
         distinct = {int(target / self.template.step_at(target)): target for target in (width, *targets)}
-        widths = {found for target in distinct.values() for found in self.template.widths_beside(target)}
+        widths = {found for target in distinct.values() for found in self.template.nearest_widths(target)}
         for found in widths if self.limits.width is None else {self.limits.width}:
             yield from self.shapes_of_width(found)
 
@@ -89,7 +89,7 @@ class Search(Measurer):
         """Shapes of about this depth: the two nearest allowed widths, and the depths that suit those."""
         found = self.meet_budget(at_depth(depth))
         near = policy.NEAR_DEPTH
-        for width in () if found is None else self.template.widths_beside(found[1]):
+        for width in () if found is None else self.template.nearest_widths(found[1]):
             stages = self.template.pipeline
             yield max(smallest_depth(self.template), stages * round(depth / stages)), width
             yield from (shape for shape in self.shapes_of_width(width) if depth / near <= shape[0] <= depth * near)
@@ -137,7 +137,7 @@ class Search(Measurer):
             if best[0] < policy.GOOD_ENOUGH and self.far(best[2].width) < policy.FAR_ENOUGH:
                 break
         if best is None and self.limits.width is not None:
-            beside = " or ".join(f"{found:,}" for found in self.template.widths_beside(self.limits.width))
+            beside = " or ".join(f"{found:,}" for found in self.template.nearest_widths(self.limits.width))
             raise InputError(f"plan: width={self.limits.width} holds no whole number of heads within the limits; {beside} does")
         if best is None or float(self.budget.of(best[2])) > self.amount * (1 + policy.LARGEST_OVERSHOOT):
             raise InputError(too_small(self))

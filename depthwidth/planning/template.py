@@ -203,7 +203,7 @@ class Template:
         """True if a width is a multiple of its step, and holds its heads."""
         return width > 0 and width % self.step_at(width) == 0 and self.holds(width)
 
-    def widths_beside(self, width: float) -> list[int]:
+    def nearest_widths(self, width: float) -> list[int]:
         """The nearest allowed widths on either side; refused in a sentence if there is none far and wide."""
         step = self.step_at(width)
         below, above = int(width / step) * step, (int(width / step) + 1) * step

@@ -167,7 +167,7 @@ def _against(plan: Plan, better: Shape, shape: Shape) -> str:
     return "the difference is less than the search resolves"
 
 
-def assumed(plan: Plan) -> str:
+def assumptions(plan: Plan) -> str:
     """The assumptions in one line."""
     tree, budget = plan.tree, plan.budget
     parts = [f"{plan.architecture} architecture"]
@@ -200,7 +200,7 @@ def plan_overview(plan: Plan) -> Overview:
     """A plan at a prompt or in a notebook."""
     facts = {"suggested": suggestion(plan), "why": " ".join(reasons(plan))}
     facts |= {"how sure": " ".join(sureness(plan)).removeprefix("How sure: ")} if plan.best_depths else {}
-    facts |= {"assumed": assumed(plan)}
+    facts |= {"assumed": assumptions(plan)}
     rows = [
         (
             row["choice"], str(row["depth"]), f"{row['width']:,}", heads_words(row), format_count(row["parameters"], 4),

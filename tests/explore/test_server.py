@@ -166,10 +166,10 @@ def test_a_browser_opens_unless_it_is_not_wanted(extra, invoke, monkeypatch):
 
 
 def test_no_progress_is_reported_while_the_page_is_served():
-    from depthwidth.__main__ import _tells_of_itself
+    from depthwidth.__main__ import _prints_own_progress
 
-    assert _tells_of_itself(["explore", "--port", "0"])
-    assert not _tells_of_itself(["plan", "explore"])
+    assert _prints_own_progress(["explore", "--port", "0"])
+    assert not _prints_own_progress(["plan", "explore"])
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from scipy.optimize import linprog, minimize
 
 from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
-from depthwidth.formulas.implicit_rank import imbalance_left, singular_value_rate
+from depthwidth.formulas.implicit_rank import remaining_imbalance, singular_value_rate
 from depthwidth.numerics.factorisation import (
     balanced_factors,
     certificate,
@@ -77,7 +77,7 @@ def test_balance_is_kept_by_the_flow_and_shrunk_by_decay(rng):
     [before] = imbalance(starts)
     for decay in (0.0, 0.3):
         for time, factors in zip((3.0, 6.0), gradient_flow(tanh_slope(target), starts, [3.0, 6.0], decay), strict=True):
-            left = imbalance_left(decay, time)
+            left = remaining_imbalance(decay, time)
             assert np.abs(imbalance(factors)[0] - left * before).max() < 1e-6
             assert np.abs(imbalance(factors)[0] - 0.9 * left * before).max() > 1e-3
 

@@ -4,7 +4,7 @@ import pytest
 
 from depthwidth.architecture import Transformer
 from depthwidth.coefficients import reference
-from depthwidth.planning.known_models import known_beside, known_models
+from depthwidth.planning.known_models import comparable_models, known_models
 from depthwidth.planning.plan import plan
 
 
@@ -35,12 +35,12 @@ def test_a_familys_default_configuration_is_the_known_model(config, name):
 
 
 def test_the_family_comes_first_and_then_the_nearest_in_size():
-    names = [one.name for one in known_beside(8 * 10**9, experts=False, family="Qwen")]
+    names = [one.name for one in comparable_models(8 * 10**9, experts=False, family="Qwen")]
     assert names[:2] == ["Qwen3 8B", "Qwen2.5 7B"]
-    assert next(known_beside(8 * 10**9, experts=False)).name == "Llama 3 8B"
-    assert not any(one.experts for one in known_beside(47 * 10**9, experts=False))
-    assert all(one.experts for one in known_beside(47 * 10**9, experts=True))
-    assert list(known_beside(10**13, experts=False)) == []
+    assert next(comparable_models(8 * 10**9, experts=False)).name == "Llama 3 8B"
+    assert not any(one.experts for one in comparable_models(47 * 10**9, experts=False))
+    assert all(one.experts for one in comparable_models(47 * 10**9, experts=True))
+    assert list(comparable_models(10**13, experts=False)) == []
 
 
 def test_known_models_are_counted_at_the_plans_context_and_those_of_its_family_come_first():

@@ -15,9 +15,9 @@ def test_widths_come_in_the_steps_that_hardware_likes(edge, below, above):
     """Key heads of 8 dimensions leave the step to the hardware; the two widths beside a target are one step apart."""
     assert (width_step(edge - 0.5), width_step(edge)) == (below, above)
     template = Template.of("gpt3", head_dim=8)
-    low, high = template.widths_beside(edge - below - 0.5)
+    low, high = template.nearest_widths(edge - below - 0.5)
     assert high - low == below
-    low, high = template.widths_beside(edge + 0.5)
+    low, high = template.nearest_widths(edge + 0.5)
     assert (low, high - low) == (edge, above)
 
 
@@ -63,9 +63,9 @@ def test_key_value_heads_depart_from_the_usual_number_by_a_factor_of_two():
 def test_heads_that_never_divide_get_one_sentence(options, like):
     template = Template.of("llama3", **options) if like is None else Template.like(read_design(like), **options)
     with pytest.raises(InputError, match=r"holds heads that divide among about 8 key-value heads.*give kv_heads"):
-        template.widths_beside(4096)
+        template.nearest_widths(4096)
     for devices in (1, 2, 3, 5, 6, 7, 8, 12, 16, 24, 32, 64):
-        width = Template.of("llama3", tensor_parallel=devices).widths_beside(4096)[-1]
+        width = Template.of("llama3", tensor_parallel=devices).nearest_widths(4096)[-1]
         tree = Template.of("llama3", tensor_parallel=devices).at(2, width)
         assert tree.heads % devices == tree.heads % tree.kv_heads == 0
         assert tree.kv_heads % devices == 0 or devices % tree.kv_heads == 0
@@ -74,8 +74,8 @@ def test_heads_that_never_divide_get_one_sentence(options, like):
 def test_llama_has_widths_of_512_to_choose_from():
     """With eight key-value heads of 128 at every width there were steps of 1024."""
     template = Template.of("llama3", head_dim=128)
-    assert template.widths_beside(3600) == [3584, 4096]
-    assert Template.of("llama3", head_dim=128, kv_heads=8).widths_beside(3600) == [3072, 4096]
+    assert template.nearest_widths(3600) == [3584, 4096]
+    assert Template.of("llama3", head_dim=128, kv_heads=8).nearest_widths(3600) == [3072, 4096]
 
 
 def test_factors_of_two_that_heads_lack():

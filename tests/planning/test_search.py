@@ -188,8 +188,8 @@ def test_depths_beside_one_lie_within_a_fifth_of_it():
     near = far = 0
     for depth in range(4, 200):
         width = one.meet_budget(lambda width, depth=depth: (depth, width))[1]
-        closing = {shape for found in one.template.widths_beside(width) for shape in one.shapes_of_width(found)}
-        kept = set(one.shapes_of_depth(depth)) - {(depth, found) for found in one.template.widths_beside(width)}
+        closing = {shape for found in one.template.nearest_widths(width) for shape in one.shapes_of_width(found)}
+        kept = set(one.shapes_of_depth(depth)) - {(depth, found) for found in one.template.nearest_widths(width)}
         factors = {shape: max(shape[0] / depth, depth / shape[0]) for shape in closing if shape[0] != depth}
         assert kept == {shape for shape, factor in factors.items() if factor <= 1.2}
         near += sum(1.15 < factor <= 1.2 for factor in factors.values())

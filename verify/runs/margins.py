@@ -130,7 +130,7 @@ def _more(seeds: int, ratio: float) -> str:
     return f"about {math.ceil(seeds * ratio**2):,} seeds in place of {seeds}"
 
 
-def without_each_seed(plan: Mapping[str, Any], rows: Sequence[Row], outcome: str) -> list[str]:
+def verdicts_without_seeds(plan: Mapping[str, Any], rows: Sequence[Row], outcome: str) -> list[str]:
     """The verdict with each seed left out, in sentences; none with fewer than three seeds, or if the job is not installed."""
     seeds = seeds_of(rows)
     if not 3 <= len(seeds) <= MOST_SEEDS:

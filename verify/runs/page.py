@@ -13,7 +13,7 @@ from depthwidth.progress import announced, for_people
 
 from ..files import write_whole
 from ..jobs import OUTCOMES, SIZES, Comparison, Prediction
-from .margins import flips, margin_in_words, nearest_first, number, seeds_of, without_each_seed
+from .margins import flips, margin_in_words, nearest_first, number, seeds_of, verdicts_without_seeds
 from .pictures import gauge, pictures
 from .plans import predictions_of
 
@@ -205,7 +205,7 @@ _LEGEND = (
 
 def _change(one: Report) -> str:
     seeds = len(seeds_of(one.measured))
-    sentences = [*flips(one.verdict, seeds), *without_each_seed(one.plan, one.measured, one.judged)]
+    sentences = [*flips(one.verdict, seeds), *verdicts_without_seeds(one.plan, one.measured, one.judged)]
     missing = len(one.plan["runs"]) - one.done
     if missing:
         sentences.insert(0, f"{missing} runs that are missing, once they are measured")

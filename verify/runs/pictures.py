@@ -104,7 +104,7 @@ def settings_of(rows: Sequence[Row]) -> dict[str, list[float]]:
     for key in sorted(
         varied, key=lambda key: isinstance(places[0].get(key), str)
     ):  # numbers are dropped first if words distinguish all
-        if _told_apart(places, [other for other in varied if other != key]) == _told_apart(places, varied):
+        if _distinct_settings(places, [other for other in varied if other != key]) == _distinct_settings(places, varied):
             varied.remove(key)
     groups: dict[str, list[float]] = {}
     for row, place in zip(its, places, strict=True):
@@ -114,7 +114,7 @@ def settings_of(rows: Sequence[Row]) -> dict[str, list[float]]:
     return groups if 1 < len(groups) <= MOST_SETTINGS else {}
 
 
-def _told_apart(places: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+def _distinct_settings(places: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
     """Number of settings that these labels distinguish."""
     return len({tuple(str(place.get(key)) for key in keys) for place in places})
 

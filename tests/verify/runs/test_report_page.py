@@ -17,7 +17,7 @@ from measured_reports import report_of, rows_of
 from test_records import PLAN, RUN, row
 
 from verify.jobs import ABOVE_ZERO, BELOW_ZERO, Comparison, Limit, Verdict, jobs
-from verify.runs.margins import flips, margin_in_words, outcome_in_noise, without_each_seed
+from verify.runs.margins import flips, margin_in_words, outcome_in_noise, verdicts_without_seeds
 from verify.runs.page import as_page
 from verify.runs.pictures import gauge, over_seeds, picture, settings_of
 from verify.runs.report import Report, reports
@@ -193,13 +193,13 @@ def test_what_is_not_decided_says_why():
 
 def test_seeds_are_left_out_one_at_a_time():
     found = report_of("altup-quality")
-    (said,) = without_each_seed(found.plan, found.measured, found.judged)
+    (said,) = verdicts_without_seeds(found.plan, found.measured, found.judged)
     assert said == "With any one of the 3 seeds left out, the criterion gives the same verdict"
     spoiled = [replace(r, value=r.value + 3) if r.seed == 2 and r.labels.get("arm") == "altup" else r for r in found.measured]
     other = report_of("altup-quality", spoiled)
     assert other.verdict.outcome == "undecided"
-    assert without_each_seed(other.plan, other.measured, other.judged) == ["Without seed 2 the criterion gives: holds"]
-    assert without_each_seed(found.plan, [r for r in found.measured if r.seed], "holds") == []  # two seeds
+    assert verdicts_without_seeds(other.plan, other.measured, other.judged) == ["Without seed 2 the criterion gives: holds"]
+    assert verdicts_without_seeds(found.plan, [r for r in found.measured if r.seed], "holds") == []  # two seeds
 
 
 def test_error_bars_are_those_of_the_seeds():
