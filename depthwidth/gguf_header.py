@@ -1,7 +1,7 @@
 """The header of a GGUF file: its metadata and the shapes of its tensors. No weight is read, and nothing is mapped into memory.
 
 The file is untrusted. Every count and length is compared with the bytes that are there before anything is read, long lists
-(the tokens of a vocabulary) are passed over, and each fault is reported in one sentence. The format's own package ``gguf``
+(the tokens of a vocabulary) are skipped, and each fault is reported in one sentence. The format's own package ``gguf``
 maps the whole file, trusts its counts, and keeps several objects for each token.
 """
 

@@ -51,7 +51,7 @@ class StoredTensor(NamedTuple):
 
 @frozen
 class StoredTensors:
-    """The tensors of a checkpoint by name. Each reading opens the file anew; nothing is kept."""
+    """The tensors of a checkpoint by name. Each reading opens the file again; nothing is kept."""
 
     entries: Mapping[str, StoredTensor]
     label: str

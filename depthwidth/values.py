@@ -118,7 +118,7 @@ _PARAMS = "__dataclass_params__"
 
 
 class _Factory:
-    """The default of an argument whose value is made anew for each instance."""
+    """The default of an argument whose value is created for each instance."""
 
     def __repr__(self) -> str:
         return "<factory>"

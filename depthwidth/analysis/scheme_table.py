@@ -124,7 +124,7 @@ def scheme_document(rows: list[dict[str, Any]]) -> str:
         if not chosen:
             continue
         lines.append(f"\n## {title}\n")
-        lines.append("| scheme | " + " | ".join(f"{depth} layers" for depth in depths) + " | stands out |")
+        lines.append("| scheme | " + " | ".join(f"{depth} layers" for depth in depths) + " | findings |")
         lines.append("|" + " --- |" * (len(depths) + 2))
         for name in dict.fromkeys(row["scheme"] for row in chosen):
             by_depth = {row["depth"]: row for row in chosen if row["scheme"] == name}

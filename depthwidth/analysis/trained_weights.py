@@ -25,7 +25,7 @@ _STORED_AS = {"embed_out.weight": "lm_head.weight"}
 
 @frozen
 class TrainedWeights:
-    """The weights of a tree in a checkpoint. Each reading opens the file anew, so that memory is bounded by one tensor."""
+    """The weights of a tree in a checkpoint. Each reading opens the file again, so that memory is bounded by one tensor."""
 
     tree: Transformer
     stored: StoredTensors

@@ -63,7 +63,7 @@ class Attention(Branch):
     memory_width: int | None = None
     dropout: float = 0.0
     sinks: bool = False
-    """True if the denominator of each head's softmax has one trained summand more, stored as its logarithm (gpt-oss)."""
+    """True if the denominator of each head's softmax has one trained term more, stored as its logarithm (gpt-oss)."""
     inner_norm: Norm | None = None
     """A norm of the joined heads before the output map (BitNet)."""
     key_bias: bool = True

@@ -175,7 +175,7 @@ class DisentangledAttention(Attention):
         return super().own_flops(run) + products + shared
 
     def own_saved(self, run: Run) -> int:
-        # Fused kernels take the parts that depend on positions as a summand of the scores, which they keep.
+        # Fused kernels take the parts that depend on positions as a term of the scores, which they keep.
         mapped = (self.relative.parts - 1) * self.relative.rows(run.tokens) * self.heads * self.head_dim
         summand = run.positions * run.tokens * self.heads if run.fused and not run.rescored else 0
         return super().own_saved(run) + (mapped + summand) * run.value_bytes

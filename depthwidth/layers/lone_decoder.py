@@ -14,10 +14,10 @@ _PASSED = "cross_attention"
 
 @component
 class LoneDecoderBlock(Block):
-    """A block whose cross-attention is passed over, as there is no encoder's output to read (``BartForCausalLM``).
+    """A block whose cross-attention is skipped, as there is no encoder's output to read (``BartForCausalLM``).
 
     Its weights are there all the same. It is not among the branches, has no operations and no cache, and adds nothing; its norm
-    is passed over with it.
+    is skipped with it.
     """
 
     def __post_init__(self) -> None:

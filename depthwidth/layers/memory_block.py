@@ -1,4 +1,4 @@
-"""A block that reads the output of another model, and is passed over if there is none."""
+"""A block that reads the output of another model, and is skipped if there is none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MemoryBlock(BlockLike):
     """``y = x + tanh(a) cross_attention(x)``, then ``y + tanh(b) feed_forward(y)``: the block for images of Llama 3.2 Vision.
 
     The numbers a and b are trained. They start at zero, so that a new block adds nothing. Cross-attention reads image
-    features from another model. Without them, in a text alone, the block is passed over: it then has no operations and no
+    features from another model. Without them, in a text alone, the block is skipped: it then has no operations and no
     cache, and its output is its input.
     """
 
@@ -55,7 +55,7 @@ class MemoryBlock(BlockLike):
         return run if run.memory else replace(run, tokens=0)
 
     def degree(self, x: Powers, at: Place) -> Powers:
-        if at.walk.memory is None:  # it is passed over
+        if at.walk.memory is None:  # it is skipped
             return x
         for name, part in (("cross_attention", self.cross_attention), ("feed_forward", self.feed_forward)):
             place = at.at(name)

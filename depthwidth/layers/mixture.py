@@ -42,7 +42,7 @@ class MixtureOfExperts(Branch):
     shared_gate: bool = False
     renormalized: bool = True
     choice_bias: bool = False
-    """True if a summand for each expert, zero at first, moves the scores by which experts are chosen, and not their weights."""
+    """True if a term for each expert, zero at first, moves the scores by which experts are chosen, and not their weights."""
     router_bias: bool = False
     """True if the router's scores have a bias (gpt-oss)."""
     rule: RouterRule = SOFTMAX

@@ -1,4 +1,4 @@
-"""The stem of images: patches, with the tokens that are no patch and with positions."""
+"""The stem of images: patches, with the tokens that are not patches and with positions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PatchStem(Stem):
     """One of :data:`PATCH_POSITIONS`."""
     norm: Norm | None = None
     kept: int | None = None
-    """Patches that are left when the others are hidden, drawn anew for each image; None for all (MAE, arXiv 2111.06377)."""
+    """Patches that are left when the others are hidden, drawn again for each image; None for all (MAE, arXiv 2111.06377)."""
     embedding = True
     images = True
 
@@ -74,7 +74,7 @@ class PatchStem(Stem):
 
     @property
     def context(self) -> int:
-        """Number of tokens of one image that the blocks read, those that are no patch included."""
+        """Number of tokens of one image that the blocks read, those that are not patches included."""
         return self.places - (0 if self.kept is None else self.patches - self.kept)
 
     @property

@@ -94,8 +94,8 @@ KINDS = {
         Kind("unembedding", "features to tokens", "output"),
         Kind("gain", "a factor for each feature", "vector"),
         Kind("layer_scale", "a factor for each feature of a branch's output", "vector"),
-        Kind("bias", "a summand for each feature", "vector"),
-        Kind("score_bias", "a summand for attention scores", "vector"),
+        Kind("bias", "a term for each feature", "vector"),
+        Kind("score_bias", "a term of attention scores", "vector"),
         Kind("vector", "a vector or scalar of any other kind", "vector"),
     )
 }

@@ -147,7 +147,7 @@ class TreeAttention(Attention):
         return self.tree.own_key and self.tree.height > 0
 
     def own_flops(self, run: Run) -> int:
-        """Operations of the sorted form, which evaluates the tree first; two per multiply-add, one per summand of a mean."""
+        """Operations of the sorted form, which evaluates the tree first; two per multiply-add, one per term of a mean."""
         tree, features = self.tree, self.heads * self.head_dim
         route = all_nodes_flops if tree.all_nodes else routing_flops
         flops = int(run.batch * route.body(run.tokens, tree.height, features))

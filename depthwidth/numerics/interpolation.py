@@ -138,7 +138,7 @@ def _second_derivatives(steps: bytes) -> Any:
     """The matrix from the changes of slope at inner nodes to the second derivatives at all nodes; shape (n, n - 2).
 
     The slope is continuous at inner nodes, the third derivative at the second node and at the last but one. Tables of one kind
-    share their nodes, and an equation solved anew would take most of the time of a table.
+    share their nodes, and an equation solved again would take most of the time of a table.
     """
     import numpy as np
 

@@ -269,7 +269,7 @@ def _of_own(note: str) -> Callable[..., _Made]:
 
         law = OwnLaw(note.partition(";")[0], values)
         least = functools.cache(law.least)
-        least(12.0)  # a law without an optimum is refused before it is asked for
+        least(12.0)  # a law without an optimum is refused before it is requested
 
         def moved(c: float) -> dict[str, Curve]:
             error = law.error(c, covariances)

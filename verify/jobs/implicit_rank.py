@@ -12,7 +12,7 @@ from . import Comparison, Context, Job, Limit, Measurement, Prediction, Run, Ver
 CLOSE = 1e-3
 """Largest relative gap to the least nuclear norm that counts as reaching it, with enough measurements."""
 SMALL = 1e-3
-"""The scale of the start from which it is asked for."""
+"""The largest scale of the start at which this gap is required."""
 COMMUTING = 1e-2
 """Largest relative error of the trace that the theorem of commuting measurements gives."""
 STEP = 0.2

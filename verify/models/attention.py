@@ -42,9 +42,9 @@ class Mix(nn.Module):
     ) -> Tensor:
         """Queries (batch, heads, length, dim); keys and values (batch, kv_heads, source, dim).
 
-        `mask` is true for keys that a query sees, or a summand of the scores; without a mask `causal` hides later keys. With
+        `mask` is true for keys that a query sees, or a term of the scores; without a mask `causal` hides later keys. With
         `sinks` (heads,) the denominator of the softmax also includes their exponential. `more` maps the weights (batch, heads,
-        length, source) to a summand of the mixed values.
+        length, source) to a term of the mixed values.
         """
         groups = q.shape[1] // k.shape[1]
         if groups > 1:

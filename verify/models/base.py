@@ -211,11 +211,11 @@ class Branch(nn.Module):
         return x if self.norm_in is None else self.norm_in(x)
 
     def summand(self, x: Tensor, run: Pass) -> Tensor:
-        """The summand of the stream: the branch with its norms, dropout and scale."""
+        """The term of the stream: the branch with its norms, dropout and scale."""
         return self.finish_branch(self.branch(self.read_stream(x), run))
 
     def finish_branch(self, y: Tensor) -> Tensor:
-        """The summand of the stream, given the branch's output."""
+        """The term of the stream, given the branch's output."""
         y = apply_dropout(y if self.norm_out is None else self.norm_out(y), self.rate, self.training)
         y = y if self.layer_scale is None else y * self.layer_scale
         return scale_by(y, self.scale) if self.alpha is None else self.alpha * y

@@ -12,7 +12,7 @@ from depthwidth import layers
 from .activations import Activation
 from .base import Branch, Pass, add_children, add_tensors, builds
 
-_LEAST = 1e-6  # summand of a squared length before the division by its root, as in the kernels
+_LEAST = 1e-6  # term of a squared length before the division by its root, as in the kernels
 
 
 @builds(layers.GatedDeltaNet)

@@ -32,7 +32,7 @@ class RelativeVectors(ScorePosition):
 
 @builds(layers.DisentangledAttention)
 class DisentangledAttention(Attention):
-    """Attention with up to two summands of the scores that depend on relative positions."""
+    """Attention with up to two terms of the scores that depend on relative positions."""
 
     def __init__(self, layer: layers.DisentangledAttention) -> None:
         super().__init__(layer)

@@ -52,7 +52,7 @@ class LanguageHead(nn.Module):
         self.register_buffer("offset", None)
 
     offset: Tensor | None
-    """A summand of the logits (vocab,) that is not trained, copied from a model of the transformers library (Marian)."""
+    """A term of the logits (vocab,) that is not trained, copied from a model of the transformers library (Marian)."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Features (batch, length, width) to logits (batch, length, vocab)."""

@@ -23,6 +23,6 @@ class LayerGate(nn.Module):
         self.multipliers = {"scale": 1.0}
 
     def forward(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """The stream (..., width) and vectors (..., features) to a summand of the stream (..., width)."""
+        """The stream (..., width) and vectors (..., features) to a term of the stream (..., width)."""
         read = x * scale_by(self.scale, self.multipliers["scale"]).to(x.dtype)
         return self.norm(self.write(self.activation(self.gate(read)) * inputs))

@@ -10,7 +10,7 @@ from .block import Block
 
 @builds(layers.LoneDecoderBlock)
 class LoneDecoderBlock(Block):
-    """Attention and a feed-forward part; cross-attention has its weights, and is passed over."""
+    """Attention and a feed-forward part; cross-attention has its weights, and is skipped."""
 
     def branches(self) -> list[Branch]:
         """The branches without cross-attention, in the order of a forward pass."""

@@ -13,7 +13,7 @@ from .base import Branch, Pass, add_children, add_tensors, builds, scale_by
 
 @builds(layers.MemoryBlock)
 class MemoryBlock(nn.Module):
-    """Gated cross-attention and a gated feed-forward part, passed over if there is nothing to attend to."""
+    """Gated cross-attention and a gated feed-forward part, skipped if there is nothing to attend to."""
 
     def __init__(self, layer: layers.MemoryBlock) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from .model import Model
 
 
 class TwoTowers(nn.Module):
-    """A module for each tower, and the factor and the summand of their similarity; :func:`verify.from_hf` makes it."""
+    """A module for each tower, and the factor and the term of their similarity; :func:`verify.from_hf` makes it."""
 
     def __init__(self, text: Model, vision: Model, logit_scale: Tensor, logit_bias: Tensor | None = None) -> None:
         super().__init__()

@@ -229,7 +229,7 @@ class TreeMix(nn.Module):
         super().__init__()
         self.tree, self.scale, self.rate = tree, scale, dropout
         self.sorted: bool | None = None
-        """True for the sorted form, which has no gradients; by default where no gradient is asked for."""
+        """True for the sorted form, which has no gradients; by default where no gradient is requested."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, planes: Tensor, thresholds: Tensor, level_weights: Tensor | None,

@@ -50,7 +50,7 @@ class Finding:
     """``scheme NAME`` for :func:`~depthwidth.initialization.recipe`, or a quantity to multiply and the factor. None if the
     value is fine, or if none of the remedies tried improves it."""
     after: float | None = None
-    """The same number of the remedied network, propagated anew."""
+    """The same number of the remedied network, propagated again."""
 
     @property
     def threshold(self) -> float:

@@ -51,7 +51,7 @@ KINDS = {
         },
         {"text": ("text_model",), "vision": ("vision_model",)},
         joint=2,
-        words="the factor on the similarity of an image and a text, and a summand",
+        words="the factor on the similarity of an image and a text, and a bias",
     ),
 }
 """The models of two towers by ``model_type``."""

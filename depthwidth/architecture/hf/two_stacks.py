@@ -170,4 +170,4 @@ def block_weights(*attentions: str) -> WeightNames:
 
 
 LOGIT_BIAS = {"final_logits_bias": "head.offset"}
-"""A summand of the logits that is no parameter: zero in a new model, and in most published ones."""
+"""A term of the logits that is not a parameter: zero in a new model, and in most published ones."""

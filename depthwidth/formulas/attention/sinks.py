@@ -1,4 +1,4 @@
-"""Attention whose softmax has a sink: a trained summand of the denominator that stands for no key (gpt-oss)."""
+"""Attention whose softmax has a sink: a trained term of the denominator without a key (gpt-oss)."""
 
 from __future__ import annotations
 
