@@ -31,7 +31,7 @@ class Standing:
     """The progress of a computation at one moment."""
 
     words: str
-    """The parts at work, from the outermost to the innermost; empty outside of announced work."""
+    """The parts at work, from the outermost to the innermost; empty outside announced work."""
     share: float | None
     """The share of the whole that is done, from 0 to 1; None if no part tells."""
     facts: Mapping[str, float]

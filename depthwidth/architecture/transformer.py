@@ -150,7 +150,7 @@ class Transformer(LengthCounts):
     def without_norms(self) -> Transformer:
         """The same transformer without the norms of residual branches and the last one, as ``placement="none"`` builds it.
 
-        Norms of the embedding, of a head, and inside of branches, such as those of queries and keys, stay.
+        Norms of the embedding, of a head, and inside branches, such as those of queries and keys, stay.
 
         Examples
         --------

@@ -19,7 +19,7 @@ class Dot(NamedTuple):
     depth: float
     words: str
     role: str
-    """``own`` for the plan's rule, ``rule`` for others, ``comparison`` for those outside of the range across rules."""
+    """``own`` for the plan's rule, ``rule`` for others, ``comparison`` for those outside the range across rules."""
 
 
 def rules_chart(dots: Sequence[Dot], bands: Sequence[tuple[float, float]], suggested: int) -> str:

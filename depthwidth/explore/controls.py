@@ -111,7 +111,7 @@ def groups() -> tuple[Group, ...]:
                 "budget", "Amount", steps=amounts[3:36], hint="such as 7B, 80GB or 1e22", whole=False,
                 words=("flops", "memory", "weights"),
             ),
-            Control("kind", "It counts", choices=tuple((kind, words) for kind, words in BUDGETS.items())),
+            Control("kind", "Kind of budget", choices=tuple((kind, words) for kind, words in BUDGETS.items())),
         )),
         Group("Architecture", (
             Control("preset", "Preset", choices=_named(PRESETS, "gpt3")[1:]),

@@ -24,7 +24,7 @@ BRANCH_SECONDS = 5e-6
 """Time that each residual branch takes beyond the roofline: a few small kernels one after the other. A guess of ours, not
 measured; compare shapes rather than believe it."""
 CALL_SECONDS = 1e-5
-"""Time of a collective call of few bytes inside of a node. A guess of ours."""
+"""Time of a collective call of few bytes inside a node. A guess of ours."""
 GUESSES = {"branch_seconds": BRANCH_SECONDS, "call_seconds": CALL_SECONDS}
 """The parts of an estimated time that are guesses, for those who read numbers without the page beside them."""
 

@@ -18,7 +18,7 @@ class Optimizer(NamedTuple):
     words: str
     source: str
     state_bytes: Callable[[tuple[int, ...], bool], int]
-    """Bytes for a tensor of a shape; the second argument says if it is a matrix inside of a block."""
+    """Bytes for a tensor of a shape; the second argument says if it is a matrix inside a block."""
 
 
 def _values(states: int) -> Callable[[tuple[int, ...], bool], int]:

@@ -410,7 +410,7 @@ class _Held(NamedTuple):
     routed: bool
     """True if it is that of an expert."""
     hidden: bool
-    """True for a matrix inside of a block."""
+    """True for a matrix inside a block."""
     trained: bool
 
     @property

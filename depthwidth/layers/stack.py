@@ -93,7 +93,7 @@ class Stack(Layer):
     """For each block the first one with the same weights, itself if it has weights of its own; None if all have (ALBERT has one
     set of weights)."""
     contacts: Linear | None = None
-    """A map from the attention weights of all heads to one logit for each pair of tokens (ESM), outside of the forward pass."""
+    """A map from the attention weights of all heads to one logit for each pair of tokens (ESM), outside the forward pass."""
     copies: Streams | None = None
     """The part that makes and joins the copies of the stream that its blocks keep; None for equal copies and their mean."""
 

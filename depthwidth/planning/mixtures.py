@@ -86,7 +86,7 @@ class MixtureVerdict:
     worth: float | None
     """Size (FLOPs for Tian et al.) of the dense model of equal loss over the active one of the mixture; None without one."""
     outside: tuple[str, ...]
-    """Quantities outside of the law's data, or that it does not know."""
+    """Quantities outside the law's data, or that it does not know."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

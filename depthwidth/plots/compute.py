@@ -21,7 +21,7 @@ _QUANTITIES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 def compute_figure(found: Sequence[ComputeOptimum], *, theme: Theme) -> Any:
     """The optimum of each law, with one standard error of its coefficients either way, one panel a quantity.
 
-    A hollow marker lies outside of the law's data in that quantity. A marker without a bar has an error that is not known.
+    A hollow marker lies outside the law's data in that quantity. A marker without a bar has an error that is not known.
 
     Parameters
     ----------

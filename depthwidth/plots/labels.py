@@ -1,7 +1,7 @@
 """Direct labels without collisions, placed by a fixed procedure: the same picture always gets the same places.
 
 Labels are placed in their order. Each takes the nearest free place around its point, or a farther one with a leader to the
-point. A place is free if it lies inside of the axes and touches no other label and no marker; of free places the one that
+point. A place is free if it lies inside the axes and touches no other label and no marker; of free places the one that
 covers least of the lines is taken. A label without a free place, or whose point lies outside, is left out.
 """
 

@@ -164,7 +164,7 @@ class Limit:
     Parameters
     ----------
     low, high : the ends; None if there is none.
-    sigmas : number of standard errors by which the value must lie inside of the ends; negative if it may lie that far outside.
+    sigmas : number of standard errors by which the value must lie inside the ends; negative if it may lie that far outside.
     tolerance : the deviation that the criterion allows aside from the noise, if the ends do not tell it.
     """
 

@@ -125,7 +125,7 @@ class MixtureOfExperts(Branch):
         return scale_by(weights, rule.factor), chosen
 
     def _best_groups(self, choice: Tensor) -> Tensor:
-        """The values by which experts are chosen, minus infinity outside of the best groups."""
+        """The values by which experts are chosen, minus infinity outside the best groups."""
         rule = self.rule
         grouped = choice.unflatten(-1, (rule.groups, -1))
         sizes = grouped.topk(min(rule.counted, grouped.shape[-1]), dim=-1).values.sum(-1)

@@ -67,16 +67,16 @@ def margin_in_words(verdict: Verdict) -> str:
     first = lines[0]
     if noisy:
         return (
-            f"In {len(noisy)} of {judged} comparisons the noise exceeds what the criterion allows: in {noisy[0].what} "
+            f"In {len(noisy)} of {judged} comparisons the noise exceeds the allowed range: in {noisy[0].what} "
             f"two standard errors are {number(2 * (noisy[0].stderr or 0.0))}"
         )
     by = _by(first)
     if first.passes is False:
         return f"{first.what} misses its limit by {by}"
     if first.passes is None:
-        return f"{first.what} is {'inside of' if (distance(first) or 0) >= 0 else 'outside of'} its limit by {by}"
+        return f"{first.what} is {'inside' if (distance(first) or 0) >= 0 else 'outside'} its limit by {by}"
     if judged == 1:
-        return f"{first.what} is inside of its limit by {by}"
+        return f"{first.what} is inside its limit by {by}"
     return f"Of {judged} comparisons the closest to its limit, {first.what}, is inside by {by}"
 
 

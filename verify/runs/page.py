@@ -98,7 +98,7 @@ def as_page(found: Sequence[Report]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Predicted and measured</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>depthwidth verify: what theory predicted, and what was measured</h1>\n"
+        f"<style>{_STYLE}</style></head>\n<body><h1>depthwidth verify: predictions and measurements</h1>\n"
         f"{_contents(found)}{body}\n</body></html>\n"
     )
 
@@ -128,7 +128,7 @@ def _verdict(one: Report) -> str:
     words = [f"{_sentence(verdict.summary)}", _sentence(margin_in_words(verdict))]
     if standing != verdict.outcome:
         words.append(
-            f"By the letter of the criterion: {verdict.outcome}. Comparisons whose noise exceeds what it allows count here as "
+            f"By the letter of the criterion: {verdict.outcome}. Comparisons whose noise exceeds the allowed range count here as "
             "undecided."
         )
     notes = "".join(f'<p class="note">Note: {_safe(_sentence(note))}</p>' for note in one.notes)

@@ -26,7 +26,7 @@ class Kind:
     shared: tuple[str, ...] = ()
     """Fields of the whole model that replace those of both towers."""
     joint: int = 0
-    """Weights outside of both towers."""
+    """Weights outside both towers."""
     words: str = ""
     """These weights in words."""
 
@@ -68,7 +68,7 @@ class Towers:
     modules: Mapping[str, tuple[str, ...]]
     """The modules of the library's model that make up each tower."""
     joint: int
-    """Weights outside of both towers."""
+    """Weights outside both towers."""
     words: str
     """These weights in words."""
 

@@ -152,7 +152,7 @@ def capacity(
 
 
 def checked_settings(failure: float, draws: int, steps: int, seed: int) -> None:
-    """Refuse settings outside of their domains."""
+    """Refuse settings outside their domains."""
     if isinstance(failure, bool) or not isinstance(failure, (int, float)) or not 0 < failure < 1:
         raise InputError(f"capacity: failure={shown(failure)} is not between 0 and 1")
     for name, value, least, most in (("draws", draws, 1, MOST), ("steps", steps, 0, MOST), ("seed", seed, 0, 2**40)):

@@ -92,7 +92,7 @@ def bert_models(prefix: str, *, pooled: bool = True, causal: str = "") -> dict[s
         f"{prefix}ForMaskedLM": MASKED,
         **({f"{prefix}{causal}": MASKED} if causal else {}),
         f"{prefix}Model": {"head": "none", "pooler": pooled},
-        # RoBERTa and DistilBERT keep the same linear map outside of the encoder.
+        # RoBERTa and DistilBERT keep the same linear map outside the encoder.
         f"{prefix}ForSequenceClassification": {"head": "classifier", "pooler": True},
         f"{prefix}ForTokenClassification": TOKEN,
         f"{prefix}ForQuestionAnswering": TOKEN,
