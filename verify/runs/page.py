@@ -128,8 +128,8 @@ def _verdict(one: Report) -> str:
     words = [f"{_sentence(verdict.summary)}", _sentence(margin_in_words(verdict))]
     if standing != verdict.outcome:
         words.append(
-            f"By the letter of the criterion: {verdict.outcome}. Comparisons whose noise exceeds the allowed range count here as "
-            "undecided."
+            f"By the letter of the criterion: {verdict.outcome}. Here comparisons whose noise exceeds the allowed range count "
+            "as undecided."
         )
     notes = "".join(f'<p class="note">Note: {_safe(_sentence(note))}</p>' for note in one.notes)
     text = "".join(f"<p>{_safe(sentence)}</p>" for sentence in words)
