@@ -1,4 +1,4 @@
-"""Laws of mixtures of experts: how much a mixture is worth against a dense model. They disagree; each states its domain."""
+"""Laws of mixtures of experts: the dense model equivalent to a mixture. They disagree; each states its domain."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ def residual_second_moment(
 def least_correlation(
     length: Annotated[Any, Domain(2, closed_low=True, integer=True, symbol="L", unit="tokens", typical=(2, 2048)), "tokens"],
 ) -> Any:
-    r"""The least correlation that all pairs of so many tokens of one second moment can have; their sum is then 0.
+    r"""The least correlation that all pairs of this many tokens of one second moment can have; their sum is then 0.
 
     .. math:: r_{min} = -\frac{1}{L - 1}
 

@@ -193,7 +193,7 @@ def spectral_margin_order(
     samples: Samples,
     failure: Failure,
 ) -> Any:
-    r"""Expression under the O of the spectral margin bound, in the form that is recalled of its print.
+    r"""Expression under the O of the spectral margin bound, in the recalled form.
 
     .. math:: O_G = \sqrt{\frac{d^2 B^2 h \ln(d h) \prod_i s_i^2 \sum_i F_i^2/s_i^2 + \ln(d m/\delta)}{\gamma^2 m}}
 

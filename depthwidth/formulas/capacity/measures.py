@@ -1,4 +1,4 @@
-"""Norm measures, sharpness and PAC-Bayes measures, each with the normalisation of its paper or of its code."""
+"""Norm measures, sharpness and PAC-Bayes measures, each with the normalisation of its paper or its code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sharp heads: the dimensions that looking up one token takes."""
+"""Sharp heads: the dimensions needed to look up one token."""
 
 from __future__ import annotations
 
