@@ -460,7 +460,7 @@ def attention_overlap(
         1 to 2^40.
     causal : average over row lengths 1 to n, and over pairs of rows of different lengths.
     head_dim : d_h. If it is given, averages over one row include the norm of its query, as in :func:`overlap`, and averages
-        over two rows include the product of their queries, q.q'/d_h, a Gaussian with variance (1 + rho^2)/d_h.
+        over two rows include the product and the norms of their queries, :func:`query_pairs`.
 
     Returns
     -------
@@ -488,8 +488,8 @@ def attention_overlap(
         s2, rho, n = (np.broadcast_to(np.asarray(v, dtype=float), shape)[..., None] for v in (variance, correlation, length))
         if not np.all(np.abs(rho) <= 1):
             raise InputError("correlation is outside [-1, 1]")
-        products, weights = _query_products(rho, head_dim)
-        pair = pair_overlap(s2 * np.maximum(np.abs(products), 1), np.clip(products, -1, 1), n)
+        products, sizes, weights = query_pairs(rho, head_dim)
+        pair = pair_overlap(s2 * sizes, products / sizes, n)
         two = (pair.P2 @ weights, pair.T2 @ weights, (products * pair.T2) @ weights)
         longer = row.T if head_dim is None else overlap(*_weight_by_norm(variance, head_dim, length)).T
         fields = (row.P, row.M3, row.A22, row.T, longer, *two, row.entropy, row.log_partition)
@@ -522,12 +522,40 @@ def _weight_by_norm(variance: Array, head_dim: int, length: Array) -> tuple[Arra
 _PRODUCT_NODES = 5
 
 
-def _query_products(rho: Array, head_dim: int | None) -> tuple[Array, Array]:
-    """Nodes and weights of the average over q.q'/d_h. A product above 1 represents equal queries of larger norm."""
+def query_products(rho: Array, head_dim: int | None) -> tuple[Array, Array]:
+    """Nodes and weights of the average over q.q'/d_h, a Gaussian with variance (1 + rho^2)/d_h."""
     if head_dim is None:
         return rho, np.ones(1)
     z, weights = gauss_hermite(_PRODUCT_NODES)
     return rho + z * np.sqrt((1 + rho**2) / head_dim), weights
+
+
+_HEXAGON = 2 * np.exp(1j * np.pi / 3 * np.arange(6))
+"""With the origin, exact for polynomials of two Gaussian variables up to the fifth degree."""
+LARGEST_DEVIATION = 2.0
+"""Largest deviation of a product or a size among the nodes of :func:`query_pairs`, in standard deviations."""
+
+
+def query_pairs(rho: Array, head_dim: int | None) -> tuple[Array, Array, Array]:
+    """Nodes of q.q'/d_h and of |q||q'|/d_h for two queries of correlation rho, and their weights, along the last axis.
+
+    The scores of two rows have the product as their covariance and the size as their variance. Both are taken as Gaussian: of
+    variance (1 + rho^2)/d_h each and covariance 2 rho/d_h.
+
+    Derivation: docs/derivations/softmax.md, (S12).
+    """
+    if head_dim is None:
+        return rho, np.ones_like(rho), np.ones(1)
+    square = rho * rho
+    both = np.append(0.0, _HEXAGON)
+    apart = both.real * np.sqrt((1 + square) / head_dim)
+    sizes = 1 + 2 * rho / (1 + square) * apart + both.imag * (1 - square) / np.sqrt((1 + square) * head_dim)
+    products = rho + apart
+    return products, np.maximum(np.maximum(sizes, np.abs(products)), _LEAST_SIZE), np.append(0.5, np.full(6, 1 / 12))
+
+
+_LEAST_SIZE = 1e-3
+"""Least variance of a row, relative to its mean, in heads of a few dimensions"""
 
 
 _EXACT_ROWS = 64
@@ -559,8 +587,8 @@ def _causal_averages(s2: float, rho: float, length: float, head_dim: int | None)
     if length == 1:
         return [p, m3, a22, t, longer, 1.0, 0.0, 0.0, entropy, log_z]
     two = np.zeros(3)
-    for product, share in zip(*_query_products(np.array([rho]), head_dim), strict=True):
-        p2, t2 = _causal_pairs(s2 * max(1.0, abs(product)), max(-1.0, min(1.0, product)), length, n, weights)
+    for product, size, share in zip(*query_pairs(np.array([rho]), head_dim), strict=True):
+        p2, t2 = _causal_pairs(s2 * float(size), float(product / size), length, n, weights)
         two += share * np.array([p2, t2, product * t2])
     return [p, m3, a22, t, longer, *map(float, two), entropy, log_z]
 

@@ -25,10 +25,11 @@ from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
 from .softmax import (
     _PAIR_STEP,
     DEAD,
+    LARGEST_DEVIATION,
     LARGEST_PAIR_VARIANCE,
     _PairGrid,
-    _query_products,
     overlap,
+    query_pairs,
 )
 from .softmax_grid import LEAST, head_norms
 
@@ -45,7 +46,6 @@ _LEAST_PRODUCT, _REPULSION = (
     2.0,
 )  # the overlap of rows with covariances below -2 nats^2 is negligible, and theta is undefined
 _NORM_NODES = 6
-_SPREAD = 2.857  # the outermost of five Gauss-Hermite nodes
 
 
 class RowResponse(NamedTuple):
@@ -173,16 +173,16 @@ class Responses:
         elif steep:
             values = _average_exponents(s2, rho, n, self.head_dim)
         else:
-            # Products of queries extend beyond [-0.1, 1]; a product above 1 represents equal queries of larger norm.
-            reach = _SPREAD * math.sqrt((1 + self._low**2) / self.head_dim)
-            widest = min(LARGEST_PAIR_VARIANCE, self.largest * (1 + _SPREAD * math.sqrt(2 / self.head_dim)))
+            # Correlations of queries extend below -0.1, and variances beyond those of queries of mean norm.
+            reach = LARGEST_DEVIATION * math.sqrt((1 + self._low**2) / self.head_dim)
+            widest = min(LARGEST_PAIR_VARIANCE, self.largest * (1 + LARGEST_DEVIATION * math.sqrt(2 / self.head_dim)))
             low = max(_LEAST_PRODUCT, self._low - reach, -_REPULSION / widest)
             scale = math.log1p(widest)
             few = self.head_dim < _SMALL_HEAD
             wide = _chebyshev_fit(_exponents(*self._grid(scale, low, _MORE_CORRELATIONS if few else _CORRELATIONS), n))
-            products, weights = _query_products(rho[:, None], self.head_dim)
-            spread = np.minimum(s2[:, None, None] * np.maximum(np.abs(products), 1), np.expm1(scale))
-            clipped = np.clip(products, low, 1)
+            products, sizes, weights = query_pairs(rho[:, None], self.head_dim)
+            spread = np.minimum(s2[:, None, None] * sizes, np.expm1(scale))
+            clipped = np.clip(products / sizes, low, 1)
             over_x = chebyshev_basis(2 * np.log1p(spread) / scale - 1, wide.shape[1])
             over_y = chebyshev_basis(2 * (clipped - low) / (1 - low) - 1, wide.shape[2])
             theta, slope = np.einsum("fklnm,kxyp,lyp->fxypnm", wide, over_x, over_y)
@@ -261,9 +261,9 @@ def _growths(s2: Array, rho: Array, lengths: Array, head_dim: int | None) -> Arr
 def _averages_of_pairs(s2: float, rho: float, lengths: Array, head_dim: int | None) -> Array:
     """P2, T2 and T2 times the product of the two queries, averaged over that product."""
     sums = np.zeros((3, lengths.size, lengths.size))
-    for product, weight in zip(*_query_products(np.array([rho]), head_dim), strict=True):
-        spread = min(LARGEST_PAIR_VARIANCE, float(s2) * max(1.0, abs(product)))
-        p2, t2 = _pairs(spread, min(1.0, max(-1.0, float(product))), lengths)
+    for product, size, weight in zip(*query_pairs(np.array([rho]), head_dim), strict=True):
+        spread = min(LARGEST_PAIR_VARIANCE, float(s2 * size))
+        p2, t2 = _pairs(spread, float(product / size), lengths)
         sums += weight * np.stack([p2, t2, product * t2])
     return sums
 

@@ -30,7 +30,7 @@ import numpy as np
 from ..errors import InputError
 from ..numerics.alibi_softmax import BiasedRows, biased_rows, marginals, slope_groups
 from ..numerics.distinct import distinct
-from ..numerics.softmax import _query_products
+from ..numerics.softmax import query_products
 from .positions import Distances, Positions
 
 Array = Any
@@ -272,7 +272,7 @@ class _Heads:
         kept = kept * kept
         rho = np.clip(c / np.maximum(roots, _LEAST), -1.0, 1.0)
         square, cubic = (3 * ratio - 2 * kept - steep) / deviation, (steep + kept - 2 * ratio) / deviation**2
-        products, weights = _query_products(rho[..., None], owner.head_dim)
+        products, weights = query_products(rho[..., None], owner.head_dim)
         v = products * deviation[..., None]
         # Beyond equal queries, which finite heads reach, the tangent continues the cubic.
         inside = np.minimum(v, deviation[..., None])

@@ -28,7 +28,7 @@ from depthwidth.formulas.attention import (
     score_variance,
 )
 from depthwidth.formulas.saturation import causal_uniform_overlap, softmax_entropy
-from depthwidth.numerics.softmax import OverlapTable, overlap, pair_overlap
+from depthwidth.numerics.softmax import OverlapTable, attention_overlap, overlap, pair_overlap, query_products
 
 SETTING = {"length": 64, "width": 256, "head_dim": 64}
 
@@ -55,10 +55,18 @@ def layer(gain, r, r_g, p, **more):
     return attention_moments(1.0, r, score_gain=gain**2, dropout=p, gradient_correlation=r_g, **(SETTING | more))
 
 
+def printed_overlap(s2, rho, head_dim=64):
+    """As the values were printed: the product of two queries varies, and their sizes only if it is above 1."""
+    products, weights = query_products(np.array([rho]), head_dim)
+    pair = pair_overlap(s2 * np.maximum(abs(products), 1), np.clip(products, -1, 1), 64)
+    two = (float(weights @ part) for part in (pair.P2, pair.T2, products * pair.T2))
+    return attention_overlap(s2, rho, 64, head_dim=head_dim)._replace(**dict(zip(("P2", "T2", "R2"), two, strict=True)))
+
+
 @pytest.mark.parametrize(("gain", "setting", "covariance", "gradient", "paths", "gradient_covariance", "published"), WORKED)
 def test_worked_values(gain, setting, covariance, gradient, paths, gradient_covariance, published):
     gain, (r, r_g, p) = float(gain), map(float, setting.split(","))
-    got = layer(gain, r, r_g, p)
+    got = layer(gain, r, r_g, p, overlap=printed_overlap((1 - r) * gain**2, r))
     # The values were printed with the query path's 1/d factor at its limit of long rows, which is 1.
     query = query_gradient_second_moment(1.0, 1.0, r, got.overlap.T, gain**2, 256, p)
     # Nor did the key path weigh its Jacobian by the norm of the query, which a simulation of small heads tells apart.

@@ -47,7 +47,7 @@ def test_tables_give_the_overlaps_of_one_row():
 
 
 def test_finite_heads_average_over_the_product_of_two_queries():
-    # The average over five products bends near correlation 1, where the table's polynomial of it is good to this.
+    # The average over products and sizes bends near correlation 1, where the table's polynomial of it is good to this.
     table, n = Responses(2.0, LENGTHS[1:], head_dim=32), np.array(LENGTHS[1:], dtype=float)
     size = (n.size,) * 2
     for s2, rho in ((0.3, 0.0), (1.0, 0.4), (2.0, 0.9)):

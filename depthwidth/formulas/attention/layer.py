@@ -16,6 +16,7 @@ from .gradients import (
 )
 from .output import output_covariance, output_second_moment
 from .scores import raw_score_variance, score_variance
+from .token_directions import grown, no_terms, token_terms
 from .token_norms import equal_norm_covariance_shift, equal_norm_shift, norm_fluctuation, short_row_covariance_shift
 
 if TYPE_CHECKING:
@@ -143,15 +144,24 @@ def attention_moments(
     o = attention_overlap(s2, rho, length, causal, head_dim) if overlap is None else overlap
     if equal_norms is not None and head_dim is not None:
         o = _with_token_products(o, s2, rho, width, head_dim, equal_norms)
-    asked, beside = 1.0, 0.0
+    terms = no_terms
     if equal_norms is not None and not causal:
-        o, asked, beside = _with_token_directions(o, s2, correlation, rho, length, width, head_dim, equal_norms)
+        terms = token_terms(o, s2, correlation, length, width, head_dim, equal_norms)
+    pairs = terms.of_pairs(rho)
+    o = o._replace(
+        P=_at_most_one(o.P * terms.P),
+        T=o.T * terms.T,
+        R=o.R * terms.keys,
+        P2=o.P2 * pairs.P,
+        R2=o.R2 * pairs.keys,
+    )
     kappa = gradient * gradient_correlation
     # The correlation that the key path weighs; any number where the Jacobians do not overlap at all.
     rho_k = o.R2 / (o.T2 + _TINY)
     noise = query_noise(o.P, o.M3, o.A22)
     keys = key_gradient_second_moment(value_gain, gradient, kappa, correlation, rho_k, o.R, o.T2, s, asking, length, dropout)
-    keys = keys + value_gain * gradient * asking / length * beside
+    two_paths = terms.beside * (gradient * o.P + (asking - 1) * kappa * rho * o.P2)
+    keys = keys + value_gain * asking / length * two_paths
     value = value_gain * signal
     second_moment = output_second_moment(value, correlation, o.P, o.M3, o.A22, s, width, dropout)
     covariance = output_covariance(value, correlation, o.P2, rho, s, width)
@@ -166,10 +176,10 @@ def attention_moments(
         second_moment,
         covariance,
         value_gradient_second_moment(value_gain, gradient, kappa, o.P, o.P2, asking, length, dropout),
-        query_gradient_second_moment(value_gain, gradient, correlation, asked * o.T, s, width, dropout, noise),
+        query_gradient_second_moment(value_gain, gradient, correlation, terms.asked * o.T, s, width, dropout, noise),
         keys,
         value_gradient_covariance(value_gain, gradient, kappa, o.P, o.P2, asking, length),
-        query_gradient_covariance(value_gain, kappa, correlation, o.T2, s, width, (1 - o.P) ** 2 - o.T2),
+        query_gradient_covariance(value_gain, kappa, correlation, pairs.asked * o.T2, s, width, (1 - o.P) ** 2 - o.T2),
         key_gradient_covariance(keys, length),
         o,
     )
@@ -204,44 +214,8 @@ def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, e
     spread = ((1 - rho**2) ** 2 if equal_norms else 1 + rho**2) / width
     mapped = (o.R2 - rho * o.T2) * head_dim
     growth = mapped / (1 + rho**2) * spread
-    R = o.R * _grown((o.R - o.T) / (o.R + _TINY) * head_dim / width)
+    R = o.R * grown((o.R - o.T) / (o.R + _TINY) * head_dim / width)
     return o._replace(P2=o.P2 + s2 / 2 * growth, R2=o.R2 + growth + mapped / width, R=R)
-
-
-def _with_token_directions(
-    o: Any, s2: Any, correlation: Any, rho: Any, length: Any, width: Any, head_dim: int | None, equal_norms: bool
-) -> tuple[Any, Any, Any]:
-    """Averages with the dependence of a token on its key's logit; the factor of the query path; the product of two paths.
-
-    These are the paths through keys and values, for a value gain of 1.
-
-    Derivation: docs/derivations/attention.md, (A24) to (A26).
-    """
-    from ...numerics.softmax_tokens import token_averages
-
-    found = token_averages(s2, length)
-    # Of the gradient at a query the part along it comes back through the logits; there are 1/d_h and 1/d of it.
-    asked = 1 + (found.aligned - 1) * (1 / width + (1 / head_dim if head_dim else 0.0))
-    share = (1 - correlation) ** 2 / width if equal_norms else 0.0
-    rows, jacobians = found.P_spread / width - share / 4 * found.P_tails, found.T_spread / width - share / 4 * found.T_tails
-    keys = _grown(jacobians - share * found.weighted)
-    beside = 2 * o.P * abs(found.P_growth) / width  # never negative, but for rounding at variance 0
-    pairs = _grown((0.8 * rho + 0.2 * rho**2) * rows)
-    o = o._replace(P=_at_most_one(o.P * _grown(rows)), T=o.T * _grown(jacobians), R=o.R * keys, P2=o.P2 * pairs, R2=o.R2 * keys)
-    return o, _grown(asked - 1 - 2 * share * found.weighted), beside
-
-
-def _grown(change: Any) -> Any:
-    """A factor of 1 and a change to first order, positive even if a small width makes the change large."""
-    if isinstance(change, float):
-        return 1 + change if change >= _MOST_LOST else -(_MOST_LOST**2) / change
-    import numpy
-
-    lost = numpy.minimum(change, _MOST_LOST)
-    return numpy.where(change >= _MOST_LOST, 1 + change, -(_MOST_LOST**2) / lost)
-
-
-_MOST_LOST = -0.5
 
 
 def _at_most_one(value: Any) -> Any:
