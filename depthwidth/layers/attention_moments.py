@@ -139,6 +139,7 @@ def mix_tokens(
         width=(attention.memory_width or attention.width) if trace.finite_width else None,
         dropout=dropout,
         rotation=_rotation(attention, trace.length),
+        equal_norms=_all_equal_norms(source if attention.cross else x, trace),
     )
     memory = _to_arrays(source) if attention.cross else None
     added = None if bias is None else (min(float(bias.variance) * bias.own, LARGEST_SCORES), bias.pair / bias.own, own_dim)
@@ -151,7 +152,7 @@ def _mix_alike(attention: Any, scores: Number, x: TokenSignal, weight: Number, t
     import numpy as np
 
     from ..signal.alike_attention import Setting, alike_attention
-    from ..signal.attention import mean_over_pairs
+    from ..signal.rotation import over_pairs
 
     q = x.second_moment
     normed = attention.query_norm is not None
@@ -164,7 +165,7 @@ def _mix_alike(attention: Any, scores: Number, x: TokenSignal, weight: Number, t
         float(x.positions.match or 0.0),
         attention.width if trace.finite_width else None,
         attention.dropout if trace.dropout else 0.0,
-        1.0 if turned is None else mean_over_pairs(turned, trace.length),
+        (1.0, 1.0) if turned is None else over_pairs(turned, trace.length),
     )
     head_dims = np.where(large, 0, attention.head_dim) if trace.finite_width else np.zeros(q.shape, dtype=int)
     unit = bounded if normed else quotient(bounded, q * q)
@@ -311,7 +312,7 @@ def _one_bias(bias: BiasMoments) -> BiasMoments:
     return bias._replace(variance=float(values.max()))
 
 
-def equal_norms(source: Signal, trace: Trace) -> Any:
+def equal_norms(source: AnySignal, trace: Trace) -> Any:
     """True if all tokens have the same size in every draw, as after a norm; an array if blocks differ.
 
     None without corrections for finite width.
@@ -324,6 +325,12 @@ def equal_norms(source: Signal, trace: Trace) -> Any:
     if isinstance(none, bool) or none.all() or not none.any():
         return bool(none if isinstance(none, bool) else none.all())
     return none
+
+
+def _all_equal_norms(source: AnySignal, trace: Trace) -> bool | None:
+    """As :func:`equal_norms`, of one block."""
+    found = equal_norms(source, trace)
+    return found if found is None else bool(found.all()) if hasattr(found, "all") else found
 
 
 def _look_up(

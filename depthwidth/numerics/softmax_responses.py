@@ -19,6 +19,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.polynomial import chebyshev
 
 from .bounds import LARGEST_VARIANCE
 from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
@@ -35,7 +36,8 @@ from .softmax_grid import LEAST, head_norms
 
 Array = Any
 
-_VARIANCES, _CORRELATIONS, _ROW_VARIANCES = 8, 6, 14  # Chebyshev nodes
+_VARIANCES, _CORRELATIONS, _ROW_VARIANCES, _TOKEN_VARIANCES = 8, 6, 14, 9  # Chebyshev nodes
+_LEAST_VARIANCE = 1e-9
 _LEAST_CORRELATION = -0.1
 _STEEP = 4.0  # nats^2
 _TINY = 1e-300
@@ -135,6 +137,30 @@ class Responses:
         self.pairs = self._pair_tables()
         """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
 
+    @functools.cached_property
+    def token_table(self) -> Array:
+        """Coefficients as ``row_table`` of :class:`~depthwidth.numerics.softmax_tokens.TokenAverages`, from fewer nodes."""
+        from .softmax_tokens import averages_of_rows
+
+        x = chebyshev_nodes(_TOKEN_VARIANCES)
+        s2 = np.expm1((x + 1) / 2 * self._scale)
+        steep = (2 / self._scale * s2 / (1 + s2))[:, None]  # dx/d ln s2
+        fields = [*averages_of_rows(np.maximum(s2, _LEAST_VARIANCE), self.lengths)]
+        for name in ("P", "T"):
+            plain = self.row_table[RowResponse._fields.index(name)]
+            value, slope, bend = (chebyshev.chebval(x, chebyshev.chebder(plain, order)).T for order in range(3))
+            size = np.maximum(value, _TINY)
+            fields.append((steep**2 * bend - steep * s2[:, None] / (1 + s2[:, None]) * slope) / size)
+            if name == "P":
+                growth = steep * slope / size
+        found = np.einsum("kx,fxn->fkn", chebyshev_coefficients(_TOKEN_VARIANCES), np.stack([*fields, growth]))
+        return np.pad(found, ((0, 0), (0, _ROW_VARIANCES - _TOKEN_VARIANCES), (0, 0)))
+
+    @functools.cached_property
+    def with_tokens(self) -> Array:
+        """``row_table`` and ``token_table``."""
+        return np.concatenate([self.row_table, self.token_table])
+
     @property
     def lowest(self) -> float:
         """Least correlation of two rows for which the exponent is tabulated."""
@@ -206,8 +232,13 @@ class Responses:
 
     def rows(self, variance: Array, coefficients: Array) -> RowResponse:
         """As :meth:`row`, for other lengths with interpolated `coefficients` of shape (fields, variances, rows)."""
+        return RowResponse(*self.values(variance, coefficients))
+
+    def values(self, variance: Array, coefficients: Array) -> Array:
+        """Fields at each row's own variance, from coefficients of shape (fields, variances, rows)."""
         basis = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
-        return RowResponse(*(coefficients * basis).sum(1))
+        values: Array = (coefficients * basis).sum(1)
+        return values
 
     def pair(self, variance: Array, correlation: Array) -> PairResponse:
         """The responses of all pairs of rows, each at its own variance and correlation; shape (lengths, lengths)."""

@@ -83,63 +83,78 @@ def _coefficients(octave: int, n: float) -> Array:
     (P_below, P, P_above), (T_below, T, T_above) = near.P, near.T
     whole = np.where(T > 0, T, 1.0)
     spreads = (P_below + P_above - 2 * P) / P / _AROUND**2, (T_below + T_above - 2 * T) / whole / _AROUND**2
-    found = [*np.array([_averages(one, n) for one in s2.tolist()]).T, *spreads, (P_above - P_below) / (2 * _AROUND * P)]
+    found = [*averages_of_rows(s2, np.array([n]))[..., 0], *spreads, (P_above - P_below) / (2 * _AROUND * P)]
     return np.array(found) @ chebyshev_coefficients(_NODES).T
 
 
-def _averages(s2: float, n: float) -> tuple[float, ...]:
-    """The first four fields of :class:`TokenAverages`."""
-    if n < _FEWEST:
-        return 1.0, 0.0, 0.0, 0.0
-    sigma, z = math.sqrt(s2), _LOGITS
-    low, high = _BELOW + _DEVIATIONS * sigma + math.log(n), _ABOVE + _DEVIATIONS * sigma
-    u = _STEP * np.arange(-math.ceil(low / _STEP), math.ceil(high / _STEP))
-    density = np.exp(-z * z / 2)
-    density /= density.sum()
-    y = u[:, None] + sigma * z
-    t = np.exp(np.minimum(y, 6.0))
-    kernel = np.exp(-t)
-    # Columns: the averages weighed by 1, z, z^2 and He_4(z).
-    weights = density[:, None] * np.stack([np.ones_like(z), z, z * z, z**4 - 6 * z * z + 3], axis=1)
-    psi = [kernel @ weights]
-    less = -np.expm1(-t) @ weights
-    psi[0][:, 3] = -less[:, 3]
-    for _ in range(4):
-        kernel = kernel * t
-        psi.append(kernel @ weights)
-    log_psi = np.where(less[:, 0] < 0.5, np.log1p(-np.minimum(less[:, 0], 0.5)), np.log(np.maximum(psi[0][:, 0], 1e-300)))
+def averages_of_rows(variances: Array, lengths: Array) -> Array:
+    """The first four fields of :class:`TokenAverages` for rows of each variance and length; shape (4, variances, lengths)."""
+    found = np.empty((4, variances.size, lengths.size))
+    found[0], found[1:] = 1.0, 0.0
+    several = np.flatnonzero(lengths >= _FEWEST)
+    for at, s2 in enumerate(variances.tolist() if several.size else ()):
+        row = _Row(s2, float(lengths[several[-1]]))
+        for place in several:
+            found[:, at, place] = row.averages(float(lengths[place]))
+    return found
 
-    def over_row(others: float, *factors: Array) -> float:
+
+class _Row:
+    """The integrand of the averages at one variance, in rows of up to so many entries."""
+
+    def __init__(self, s2: float, longest: float) -> None:
+        sigma, z = math.sqrt(s2), _LOGITS
+        low, high = _BELOW + _DEVIATIONS * sigma + math.log(longest), _ABOVE + _DEVIATIONS * sigma
+        u = _STEP * np.arange(-math.ceil(low / _STEP), math.ceil(high / _STEP))
+        y = u[:, None] + sigma * z
+        t = np.exp(np.minimum(y, 6.0))
+        kernel = np.exp(-t)
+        self.psi = [kernel @ _WEIGHTS]
+        less = -np.expm1(-t) @ _WEIGHTS
+        self.psi[0][:, 3] = -less[:, 3]
+        for _ in range(4):
+            kernel = kernel * t
+            self.psi.append(kernel @ _WEIGHTS)
+        self.one, self.first, self.square = ([part[:, column] for part in self.psi] for column in range(3))
+        self.log_psi = np.where(
+            less[:, 0] < 0.5, np.log1p(-np.minimum(less[:, 0], 0.5)), np.log(np.maximum(self.psi[0][:, 0], 1e-300))
+        )
+
+    def _over_row(self, others: float, *factors: Array) -> float:
         """The average of a product over so many different entries, of which `others` carry nothing else."""
-        powers = np.exp(np.maximum(others * log_psi, _LEAST))
+        powers = np.exp(np.maximum(others * self.log_psi, _LEAST))
         return float(_STEP * (powers * math.prod(factors)).sum())
 
-    def tails(others: float, *orders: int) -> float:
+    def _tails(self, others: float, *orders: int) -> float:
         """Of the same, the change by He_4 in every entry."""
-        plain = [psi[k][:, 0] for k in orders]
-        changed = others * over_row(others - 1, psi[0][:, 3], *plain) if others > 0 else 0.0
+        plain = [self.psi[k][:, 0] for k in orders]
+        changed = others * self._over_row(others - 1, self.psi[0][:, 3], *plain) if others > 0 else 0.0
         for place, k in enumerate(orders):
-            changed += over_row(others, psi[k][:, 3], *plain[:place], *plain[place + 1 :])
+            changed += self._over_row(others, self.psi[k][:, 3], *plain[:place], *plain[place + 1 :])
         return changed
 
-    one, first, square = ([part[:, column] for part in psi] for column in range(3))
-    two = n * (n - 1)
-    P, M3 = n * over_row(n - 1, one[2]), n / 2 * over_row(n - 1, one[3])
-    M4, A22 = n / 6 * over_row(n - 1, one[4]), two / 6 * over_row(n - 2, one[2], one[2])
-    T = P - 2 * M3 + M4 + A22
-    # sum_l z_l^2 p_l^2 (1 - 2 p_l + sum p^2)
-    weighted = n * over_row(n - 1, square[2] - square[3] + square[4] / 6) + two / 6 * over_row(n - 2, square[2], one[2])
-    # sum_j p_j^2 (z_j - sum_k p_k z_k)^2
-    own = n * over_row(n - 1, square[2] - square[3] + square[4] / 6)
-    crossed = two * (over_row(n - 2, first[2], first[1]) - over_row(n - 2, first[3], first[1]) / 3)
-    mean = two / 6 * over_row(n - 2, one[2], square[2])
-    if n > 2:
-        mean += two * (n - 2) / 6 * over_row(n - 3, one[2], first[1], first[1])
-    aligned = own - crossed + mean
-    P_tails = n * tails(n - 1, 2)
-    T_tails = P_tails - n * tails(n - 1, 3) + n / 6 * tails(n - 1, 4) + two / 6 * tails(n - 2, 2, 2)
-    return aligned / T, weighted / T - 1, P_tails / P, T_tails / T
+    def averages(self, n: float) -> tuple[float, ...]:
+        one, first, square, over_row, tails = self.one, self.first, self.square, self._over_row, self._tails
+        two = n * (n - 1)
+        P, M3 = n * over_row(n - 1, one[2]), n / 2 * over_row(n - 1, one[3])
+        M4, A22 = n / 6 * over_row(n - 1, one[4]), two / 6 * over_row(n - 2, one[2], one[2])
+        T = P - 2 * M3 + M4 + A22
+        # sum_l z_l^2 p_l^2 (1 - 2 p_l + sum p^2)
+        own = n * over_row(n - 1, square[2] - square[3] + square[4] / 6)
+        weighted = own + two / 6 * over_row(n - 2, square[2], one[2])
+        # sum_j p_j^2 (z_j - sum_k p_k z_k)^2
+        crossed = two * (over_row(n - 2, first[2], first[1]) - over_row(n - 2, first[3], first[1]) / 3)
+        mean = two / 6 * over_row(n - 2, one[2], square[2])
+        if n > 2:
+            mean += two * (n - 2) / 6 * over_row(n - 3, one[2], first[1], first[1])
+        aligned = own - crossed + mean
+        P_tails = n * tails(n - 1, 2)
+        T_tails = P_tails - n * tails(n - 1, 3) + n / 6 * tails(n - 1, 4) + two / 6 * tails(n - 2, 2, 2)
+        return aligned / T, weighted / T - 1, P_tails / P, T_tails / T
 
 
+_DENSITY = np.exp(-_LOGITS * _LOGITS / 2) / np.exp(-_LOGITS * _LOGITS / 2).sum()
+_WEIGHTS = _DENSITY[:, None] * np.stack([np.ones_like(_LOGITS), _LOGITS, _LOGITS**2, _LOGITS**4 - 6 * _LOGITS**2 + 3], axis=1)
+"""Columns: the averages weighed by 1, z, z^2 and He_4(z)."""
 _FEWEST = 2
 """A row of one entry has no Jacobian."""

@@ -24,6 +24,7 @@ import numpy as np
 from ..numerics.distinct import distinct
 from ..numerics.repeated_softmax import Repetition, repetitions
 from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
+from .rotation import Rotation, Turned
 
 Array = Any
 
@@ -55,8 +56,9 @@ class Setting(NamedTuple):
     """d, of the tokens; None for the limit of infinite width"""
     dropout: float = 0.0
     """p, of the probabilities"""
-    rotation: float = 1.0
-    """Factor of rotary positions on the covariance of the keys of two different positions"""
+    rotation: tuple[float, float] = (1.0, 1.0)
+    """Factors of rotary positions: on the covariance of the keys of two positions, and on that of the scores of two rows for
+    two keys (:func:`~depthwidth.signal.rotation.over_pairs`)"""
 
 
 def alike_attention(
@@ -77,10 +79,18 @@ def alike_attention(
     q = unit[2]
     gain = score_gain * q
     keys = unit.copy()
-    keys[:2] *= setting.rotation
+    near, far_apart = setting.rotation
+    keys[:2] *= near
     apart = np.maximum(q - keys[0], 0.0)
     variance = gain * apart
     correlation = np.clip(unit[:2] / np.maximum(q, _LEAST), -1.0, 1.0)
+    turned: Turned | None = None
+    if setting.rotation != (1.0, 1.0):
+        one = np.ones_like(q)
+        same, different = np.array([near, near, 1.0])[:, None] * one, np.array([far_apart, far_apart, near])[:, None] * one
+        tokens = np.concatenate([correlation, one[None]])
+        turned = Rotation(keys[:1], same, different).of_layer(q + 0 * same, apart + 0 * same, q - unit[0] + 0 * same, tokens, 2)
+        correlation = turned.rows[:2]
     found = _responses(variance, correlation, head_dims, setting.length)
     rows = found.rows
     exponent = gain * np.concatenate([found.pairs.exponent, rows.ratio[None]])
@@ -101,18 +111,27 @@ def alike_attention(
     values = weights * unit
     covariance, response = (values * share).sum(1), (values * moved).sum(1)
     alone = 1 / setting.length
+    jacobian = slope[:2] * np.exp(found.pairs.exponent * variance)
+    if far is not None:
+        jacobian = np.where(far, slope[:2], jacobian)
+    passed = share
+    if turned is not None:
+        response *= turned.response
+        product = product + q * turned.keys
+        diagonals = np.concatenate([alone * (1 - alone) * jacobian, rows.T[None]])
+        away, per_key = turned.of_pairs(diagonals, product, q, apart, 1 - alone)
+        centred = further - (weights * further).sum(0)
+        passed = share + (score_gain * away)[:, None] * (1 - per_key * centred)
+        moved = moved * turned.stretch[:, None]
     if setting.width is not None:
         # Products of tokens fluctuate: off the diagonal, this is their variance about the mean.
         stir = apart * apart / setting.width
         left = (1 - rows.P) ** 2
-        jacobian = slope[:2] * np.exp(found.pairs.exponent * variance)
-        if far is not None:
-            jacobian = np.where(far, slope[:2], jacobian)
         covariance[:2] += score_gain * stir * left * unit[:2]
         response[:2] += stir * (left - alone * (1 - alone) * jacobian)
         covariance[2] += gain * stir * rows.output_noise
         response[2] += stir * rows.query_noise
-    back = (kinds[:, None, None] * (share + score_gain * product[:, None] * moved)).swapaxes(0, 1)
+    back = (kinds[:, None, None] * (passed + score_gain * product[:, None] * moved)).swapaxes(0, 1)
     back = back * (weights / kinds[:, None])[:, None]
     if setting.dropout:
         noise = setting.dropout / (1 - setting.dropout)

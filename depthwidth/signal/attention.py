@@ -40,7 +40,10 @@ import numpy as np
 from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
+from ..numerics.softmax_tokens import TokenAverages
+from .attention_width import Rows, WidthTerms, width_terms
 from .positions import Positions, Windows, _interpolation, smooth_nodes, windows
+from .rotation import Rotation, Turned, rotation_of
 from .window_sums import _TINY, Moments, _sums
 
 Array = Any
@@ -83,8 +86,9 @@ class TokenAttention:
     width : d, of the tokens; None for the limit of infinite width.
     dropout : p, of the probabilities. 0 <= p < 1.
     rotation : for rotary positions, the average cosine between two keys as a function of their distance; self-attention only.
-        The covariance of two scores is then less than that of the values. For two rows the factor also depends on the distance
-        of the rows, which is neglected.
+        The covariance of two scores is then less than that of the values (:mod:`.rotation`).
+    equal_norms : whether all tokens have one norm, as after a norm, or those of Gaussian vectors: the terms of order
+        1/d and 1/d_h of :mod:`.attention_width`. Left out by default.
 
     Raises
     ------
@@ -126,12 +130,13 @@ class TokenAttention:
         width: float | None = None,
         dropout: float = 0.0,
         rotation: Callable[[Array], Array] | None = None,
+        equal_norms: bool | None = None,
     ) -> None:
         if not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout} is outside [0, 1)")
         self.queries, self.source = queries, queries if source is None else source
         self.windows = windows(queries, self.source, causal, window)
-        self.head_dim, self.width = head_dim, width
+        self.head_dim, self.width, self.equal_norms = head_dim, width, equal_norms
         self.noise = dropout / (1 - dropout)
         self.sums: Any = _sums(self.windows, self.source, head_dim)
         rows = np.arange(queries.count)
@@ -150,15 +155,14 @@ class TokenAttention:
         kind_of_pair = np.append(np.repeat(np.arange(kinds), upper[0].size), np.zeros(queries.count, dtype=int))
         self._flat = (kind_of_pair * queries.count + self.first) * queries.count + self.second
         self._tables: dict[int, _Tables] = {}
-        self.rotation_factor: Array | None = None
-        """Factor of rotation on the covariance of the keys of two different tokens; (n, n)"""
-        if rotation is not None and queries.alike:
-            self.rotation_factor = np.array([[mean_over_pairs(rotation, queries.length)]])
-        elif rotation is not None:
-            apart = np.abs(queries.nodes[:, None] - queries.nodes)
-            if not self.sums.dense:  # two tokens near one node are a third of the way to its neighbours apart
-                apart = apart + np.diag(np.maximum(1, np.gradient(queries.nodes.astype(float)).astype(int) // 3))
-            self.rotation_factor = rotation(apart)
+        self.rotation: Rotation | None = None
+        if rotation is not None:
+            self.rotation = rotation_of(rotation, queries, self.windows, causal, (self.first, self.second, self.split))
+
+    @property
+    def finite(self) -> bool:
+        """Whether terms of order 1/width are followed."""
+        return self.width is not None and self.equal_norms is not None
 
     def square(self, flat: Array) -> Array:
         """A symmetric matrix (..., n, n) from values at pairs of rows.
@@ -193,7 +197,9 @@ class TokenAttention:
         octave = max(0, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
         tables = self._tables.get(octave)
         if tables is None:
-            tables = self._tables[octave] = _Tables(2.0**octave, self.windows, self.head_dim, self.first, self.second)
+            tables = self._tables[octave] = _Tables(
+                2.0**octave, self.windows, self.head_dim, self.first, self.second, self.finite
+            )
         return tables
 
     def __call__(
@@ -233,14 +239,6 @@ class TokenAttention:
         return _Layer(self, (q, c), keys, float(score_gain), normed, bias).output()
 
 
-def mean_over_pairs(values: Callable[[Array], Array], length: int) -> float:
-    """Mean of a function of the distance over all pairs of positions; beyond a few thousand, from a sample of distances."""
-    every = np.arange(1, length)
-    distance = every if length <= _DISTANCES else distinct(np.geomspace(1, length - 1, _DISTANCES).astype(int))
-    pairs = length - every
-    return float(np.interp(every, distance, values(distance)) @ pairs / pairs.sum())
-
-
 @functools.lru_cache(maxsize=32)
 def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
     """The :class:`TokenAttention` for these arguments, cached."""
@@ -253,10 +251,13 @@ def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
 class _Tables:
     """:class:`~depthwidth.numerics.softmax_responses.Responses` for the rows of a mask."""
 
-    def __init__(self, largest: float, mask: Windows, head_dim: int | None, first: Array, second: Array) -> None:
+    def __init__(
+        self, largest: float, mask: Windows, head_dim: int | None, first: Array, second: Array, with_tokens: bool
+    ) -> None:
         lengths = distinct(mask.lengths.astype(int))
         self.nodes = smooth_nodes(int(lengths[-1])) if mask.dense else lengths
         self.responses = responses(largest, tuple(int(n) for n in self.nodes), head_dim)
+        self._row_table = self.responses.with_tokens if with_tokens else self.responses.row_table
         self._first, self._second = first, second
         self._pairs: Array = None
         pairs = self.responses.pairs
@@ -264,18 +265,20 @@ class _Tables:
         self._spread: Array = None
         if not mask.dense:
             self._index = index = np.searchsorted(lengths, mask.lengths)
-            self._rows = self.responses.row_table[:, :, index]
+            self._rows = self._row_table[:, :, index]
             at_kept = pairs[:, self._kept[0], self._kept[1]]
             self._pairs = np.ascontiguousarray(at_kept[..., index[first], index[second]])
 
     def at(self, lengths: Array) -> None:
         """Interpolate to rows of these lengths, which need not be integers."""
         self._spread = _interpolation(self.nodes, np.minimum(np.maximum(lengths, 1.0), self.nodes[-1]))
-        self._rows = self.responses.row_table @ self._spread.T
+        self._rows = self._row_table @ self._spread.T
         self._pairs = None
 
-    def row(self, variance: Array) -> RowResponse:
-        return self.responses.rows(variance, self._rows)
+    def row(self, variance: Array) -> tuple[RowResponse, TokenAverages | None]:
+        found = self.responses.values(variance, self._rows)
+        fields = len(RowResponse._fields)
+        return RowResponse(*found[:fields]), TokenAverages(*found[fields:]) if len(found) > fields else None
 
     def pair(self, variance: Array, correlation: Array) -> PairResponse:
         over_x, over_y = self.responses.bases(variance, correlation)
@@ -325,13 +328,12 @@ class _Layer:
             q, c = np.ones_like(q), c / owner.both(root)
             qs, cs = np.ones_like(qs), cs / owner.both(root_s)
         self.q = q
-        self.rest: Array | None = None  # the part of the values' covariance that is not in the scores
         values = cs
-        if owner.rotation_factor is not None:
-            shared = cs * owner.rotation_factor
-            self.rest, cs = cs - shared, shared
+        if owner.rotation is not None:
+            cs = cs * owner.rotation.keys
             if owner.sums.dense:
-                np.fill_diagonal(self.rest, 0.0)
+                values = values.copy()
+                np.fill_diagonal(values, qs)
         self._softmax(c, qs, cs, values)
         if normed:
             self._scale(*self.unit)
@@ -347,6 +349,7 @@ class _Layer:
         low, high = min(cs.min(), qs.min()), max(cs.max(), qs.max())
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
+        of_values = None if owner.rotation is None else sums.window_moments(values - middle, xq)[1]
         own, apart, column, n = sums.window_moments(x, xq)
         if n[0] == 1 and n.size > 1:  # a single token has no part that tokens do not share; nor has any, in windows of one
             apart[n == 1] = apart[n > 1][:1] if n.max() > 1 else 0.0
@@ -356,11 +359,15 @@ class _Layer:
         tables = owner.tables(float(whole.max()))
         if sums.dense:
             tables.at(n)
-        self.rows = rows = tables.row(whole)
+        rows, averages = tables.row(whole)
+        self.rows = rows
         root = np.sqrt(q)
         roots, s = root[a] * root[b], np.sqrt(whole)
         variance = s[a] * s[b]
         correlation = np.minimum(np.maximum(owner.flat(c) / np.maximum(roots, _LEAST), -1.0), 1.0)
+        turned = self._turned(of_values, apart, correlation)
+        if turned is not None:
+            correlation = turned.rows
         if self.bias is not None:
             content = np.sqrt(np.maximum(s2[a] * s2[b], _TINY))
             tokens, correlation = correlation, (correlation * content + self.bias[1] * self.bias[0]) / variance
@@ -374,6 +381,8 @@ class _Layer:
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
         product[split:] = q * norm
         self.product = product
+        self.two_paths: Array = 0.0
+        self.key_pairs: Array = None
         # A token receives more attention (E p_j > 1/n) if its logit has more variance, or less covariance with the others.
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
         most = max(-exponent.min(), exponent.max())
@@ -383,43 +392,88 @@ class _Layer:
             products = sums.products(*scores, terms, (values - middle, xq))
         else:
             terms = _terms(reach * most)
-            products = sums.products(x, xq, terms)
+            products = sums.products(x, xq, terms, None if turned is None else (values - middle, xq))
         covariances, _, diagonal, different = map(owner.of_rows, products)
         shared = diagonal[0]
         several = shared < 1 - _TINY  # two windows of the same single token have no pair of different tokens
         off = np.where(several, (different - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
         self.e, self.f = _coefficients(exponent, slope, off, terms)
         jacobian = np.exp(pair.exponent * variance) * slope
-        far = np.flatnonzero(correlation[:split] < tables.responses.lowest)
-        if far.size:
-            # Rows that repel may have no exponent. Exchangeable tokens take any function of K, so that w is linear in it here.
-            grown = tables.repelling(variance[far], correlation[far], far)
-            self.e[:, far] = self.f[:, far] = 0
-            self.e[0, far], self.f[0, far] = grown.growth * (gain * roots[far]), grown.slope
-            slope[far], jacobian[far], product[far] = grown.slope, grown.slope, grown.product * roots[far]
+        terms_of_width: WidthTerms | None = None
+        if averages is not None and self.bias is None:
+            found = Rows(rows, averages, self.own, apart, n, pair, correlation, variance, shared, roots, gain, a, b, split)
+            terms_of_width = width_terms(found, owner.width or math.inf, owner.head_dim, bool(owner.equal_norms))
+            self._bend(terms_of_width, covariances[0], 1.0 if turned is None else turned.stretch)
+            product[:] = terms_of_width.product * roots
+        self._repel(tables, variance, correlation, roots, slope, jacobian)
         covariance = owner.of_rows(sums.mean_values) + middle + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
-        self.slope = slope
-        if self.rest is not None and not sums.stretches:
-            more, responding = sums.apart(self.rest)
-            covariance += owner.of_rows(more)
-            response += slope * owner.of_rows(responding)
-        if owner.width is not None:
-            # Products of tokens fluctuate: off the diagonal, this is their variance about the mean.
-            stir = apart[a] * apart[b] / owner.width
+        if turned is not None:
+            response *= turned.response
+            self._turn_keys(turned, roots, apart, shared * jacobian)
+        if terms_of_width is not None:
+            response *= terms_of_width.asked
+            covariance += terms_of_width.covariance
+            response += terms_of_width.response
+        self._add_noise(covariance, response, apart, owner.flat(c), shared * jacobian, terms_of_width is None)
+        self.covariance, self.response = covariance, response
+
+    def _turned(self, of_values: Array, apart: Array, correlation: Array) -> Turned | None:
+        """Rotation between the rows; `of_values` is the part that tokens do not share in the values of each row."""
+        owner = self.owner
+        if owner.rotation is None:
+            return None
+        found = np.stack([self.own, apart, np.where(self.n > 1, of_values, apart)])
+        own, parts, values = (found[:, owner.first] + found[:, owner.second]) / 2
+        return owner.rotation.of_layer(own, parts, values, correlation, owner.split)
+
+    def _turn_keys(self, turned: Turned, roots: Array, apart: Array, jacobians: Array) -> None:
+        """The path of the keys, whose gradients do not add up to zero if queries are rotated by their distance from each."""
+        a, b = self.owner.first, self.owner.second
+        one = 1 - 1 / np.minimum(self.n[a], self.n[b])
+        diagonals = one * jacobians
+        diagonals[self.owner.split :] = self.rows.T
+        self.f *= turned.stretch
+        self.product += roots * turned.keys
+        self.key_pairs, self.per_key = turned.of_pairs(diagonals, self.product, roots, (apart[a] + apart[b]) / 2, one)
+
+    def _repel(self, tables: _Tables, variance: Array, correlation: Array, roots: Array, slope: Array, jacobian: Array) -> None:
+        """Replace the responses of rows that repel, which may have no exponent.
+
+        Exchangeable tokens take any function of K, so that w is linear in it here.
+        """
+        far = np.flatnonzero(correlation[: self.owner.split] < tables.responses.lowest)
+        if far.size:
+            grown = tables.repelling(variance[far], correlation[far], far)
+            self.e[:, far] = self.f[:, far] = 0
+            self.e[0, far], self.f[0, far] = grown.growth * (self.gain * roots[far]), grown.slope
+            slope[far], jacobian[far], self.product[far] = grown.slope, grown.slope, grown.product * roots[far]
+
+    def _bend(self, terms: WidthTerms, squares: Array, stretch: Array) -> None:
+        """Change the overlap of two rows' weights by a multiple of the centred K, whose mean square over both is given."""
+        per_key = stretch / np.where(squares > _TINY, squares, np.inf)
+        self.e[0] += terms.overlap * per_key
+        self.two_paths = terms.two_paths * per_key
+
+    def _add_noise(
+        self, covariance: Array, response: Array, apart: Array, tokens: Array, jacobians: Array, of_products: bool
+    ) -> None:
+        """Add what fluctuates: the products of tokens, if they are not in the terms of width, dropout, and a bias."""
+        owner, rows, n, q = self.owner, self.rows, self.n, self.q
+        a, b, split = owner.first, owner.second, owner.split
+        if owner.width is not None and of_products:
+            stir = apart[a] * apart[b] / owner.width  # off the diagonal, their variance about the mean
             left = 1 - rows.P
             kept = left[a] * left[b]
-            jacobians = shared * (1 - 1 / np.minimum(n[a], n[b])) * jacobian
-            added, responding = kept * owner.flat(c), kept - jacobians
+            added, responding = kept * tokens, kept - (1 - 1 / np.minimum(n[a], n[b])) * jacobians
             added[split:], responding[split:] = q * rows.output_noise, rows.query_noise
-            covariance += gain * stir * added
+            covariance += self.gain * stir * added
             response += stir * responding
         if owner.noise:
             covariance[split:] += owner.noise * rows.P * self.own
             response[split:] += owner.noise * self.own * apart * rows.T
         if self.bias is not None:
             self._bias_of_own_keys(apart, covariance[split:], response[split:])
-        self.covariance, self.response = covariance, response
 
     def _of_queries(
         self, norm: Array, product: Array, whole: Array, share: Array, tokens: Array, rows: Array
@@ -466,9 +520,13 @@ class _Layer:
         g[..., split:] = gq
         ask, weighed = self._asked * g, self._weights * g
         powers = g[..., None, :] * self.e + weighed[..., None, :] * self.f
-        if self.rest is not None and sums.dense:
-            powers = np.concatenate([powers, (weighed * self.slope)[None]])
-        second, covariance = sums.back(*owner.parts(g), *owner.parts(powers))
+        powers[..., 0, :] += g * self.two_paths
+        passed = g
+        if self.key_pairs is not None:
+            pairs = self.gain * g * self.key_pairs
+            passed = g + pairs
+            powers[..., 0, :] -= pairs * self.per_key
+        second, covariance = sums.back(*owner.parts(passed), *owner.parts(powers))
         if owner.noise:
             dropped = owner.noise * weighed[..., split:] * self.own * self.rows.T
             second = second + sums.query_sums(owner.noise * g[..., split:] * self.rows.P + dropped)

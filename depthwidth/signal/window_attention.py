@@ -20,6 +20,7 @@ from ..numerics.powers import powers_of
 from ..numerics.softmax_responses import responses
 from .attention import _NEGLIGIBLE, AttentionOutput, Bias, TokenAttention, _Layer, _Tables
 from .positions import Array, _interpolation, smooth_nodes
+from .rotation import Rotation, between_rows, kernel
 from .window_pairs import WindowPairs, _chosen, _steps
 from .window_sums import Moments, _Repetitions
 
@@ -51,6 +52,7 @@ class WindowAttention(TokenAttention):
         width: float | None = None,
         dropout: float = 0.0,
         rotation: Any = None,
+        equal_norms: bool | None = None,
     ) -> None:
         if not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout} is outside [0, 1)")
@@ -58,7 +60,7 @@ class WindowAttention(TokenAttention):
             raise InputError("WindowAttention: it is for causal self-attention")
         self.positions = positions
         self.queries = self.source = positions
-        self.head_dim, self.width = head_dim, width
+        self.head_dim, self.width, self.equal_norms = head_dim, width, equal_norms
         self.noise = dropout / (1 - dropout)
         reach = positions.length if window is None else min(window, positions.length)
         self.sums = _WindowSums(positions, reach, head_dim)
@@ -68,7 +70,17 @@ class WindowAttention(TokenAttention):
         rows = np.arange(self.sums.n.size)
         self.first, self.second = np.concatenate([*[late] * kinds, rows]), np.concatenate([*[early] * kinds, rows])
         self._tables = {}
-        self.rotation_factor = None if rotation is None else positions.mean_around(rotation)
+        self.rotation = None if rotation is None else self._rotation(rotation)
+
+    def _rotation(self, rotation: Any) -> Rotation:
+        positions, lengths = self.positions, self.sums.n.astype(int)
+        keys = positions.mean_around(rotation)
+        same = np.ones(self.first.size)
+        same[: self.split] = np.tile(keys, self.split // keys.size)
+        distance = np.zeros(self.first.size, dtype=int)
+        distance[: self.split] = np.tile(positions.distances, self.split // keys.size)
+        cosines = kernel(rotation, positions.length)
+        return Rotation(keys, *between_rows(cosines, lengths[self.second], lengths[self.first], distance, same))
 
     def square(self, flat: Array) -> Array:
         """The values at stored pairs, (P,) or (2, P), from a flat array."""
@@ -133,11 +145,12 @@ class _RowTables(_Tables):
         lengths = owner.sums.n
         self.nodes = smooth_nodes(int(lengths.max()))
         self.responses = responses(largest, tuple(int(n) for n in self.nodes), owner.head_dim)
+        self._row_table = self.responses.with_tokens if owner.finite else self.responses.row_table
         self._first, self._second = owner.first, owner.second
         pairs = self.responses.pairs
         self._kept = np.argwhere(np.abs(pairs).max((0, 3, 4)) > _NEGLIGIBLE).T
         self._spread = _interpolation(self.nodes, lengths)
-        self._rows = self.responses.row_table @ self._spread.T
+        self._rows = self._row_table @ self._spread.T
         of_first = (self._spread @ pairs[:, self._kept[0], self._kept[1]])[..., self._first, :]
         self._pairs = np.einsum("fkpm,pm->fkp", of_first, self._spread[self._second])
 

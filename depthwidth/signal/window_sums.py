@@ -51,17 +51,19 @@ class _Dense:
         self.a = self.seen * np.exp(np.where(self.seen > 0, logarithm, 0.0))
         self.a /= self.a.sum(1, keepdims=True)
 
-    def products(self, x: Array, xq: Array, terms: int) -> tuple[Array, ...]:
+    def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         """Weighted covariances of K^k with K (k from 1), means of K^k over two windows, and their diagonal parts.
 
-        Then the means of K^k over different tokens, and what is diagonal: if tokens do not repeat, the means again.
+        Then the means of K^k over different tokens, and what is diagonal: if tokens do not repeat, the means again. The
+        covariances are with `values`, if these are not K.
         """
         a, rows = self.a, self.a.shape[0]
-        self.x, self.rest = x, None
+        self.x = x
         full, diagonal = np.empty((2, terms + 2, rows, rows))
         covariances = np.empty((terms, rows, rows))
         level = (a @ a.T) if np.ptp(xq) == 0 else None  # the sums of one second moment, as tokens have after a norm
         power = np.ones_like(x)
+        one_v: Array = None if values is None else a @ values[0]
         for k in range(terms + 2):
             one = a @ power
             np.matmul(one, a.T, out=full[k])
@@ -69,8 +71,10 @@ class _Dense:
             if k == 1:
                 self.one = one
             if 1 <= k <= terms:
-                mixed = (one * self.one) @ a.T
+                mixed = (one * (self.one if values is None else one_v)) @ a.T
                 np.add(mixed, mixed.T, out=covariances[k - 1])
+                if values is not None:
+                    np.subtract(a @ (power * values[0]) @ a.T, covariances[k - 1], out=covariances[k - 1])
             power *= x
         # A token and its repetitions are equal.
         repeated = self.n / self.count
@@ -78,31 +82,23 @@ class _Dense:
         diagonal *= np.where(
             longer > 0, repeated[:, None], np.where(longer < 0, repeated, np.sqrt(np.outer(repeated, repeated)))
         )
+        if values is not None:
+            self.mean_values = one_v @ a.T
+            covariances += full[1:-1] * self.mean_values
+            return covariances, full, diagonal, full
         for k in range(1, terms + 1):
             covariances[k - 1] = full[k + 1] - covariances[k - 1] + full[k] * full[1]
         self.mean_values = full[1].copy()
         return covariances, full, diagonal, full
 
-    def apart(self, rest: Array) -> tuple[Array, Array]:
-        """Over two windows: the mean of a covariance that is not in the scores, and its covariance with K.
-
-        It comes after the powers of K in :meth:`back`.
-        """
-        a = self.a
-        one = a @ rest
-        full = one @ a.T
-        mixed = (one * self.one) @ a.T
-        self.rest = rest
-        return full, a @ (rest * self.x) @ a.T - mixed - mixed.T + full * self.mean_values
-
     def back(self, g: Array, g_own: None, h: Array, extra: None) -> Moments:
         # Powers of K and their sums are computed again: those of every layer at once took gigabytes.
-        a, powers = self.a, len(h) if self.rest is None else len(h) - 1
+        a = self.a
         inner = g.copy()
         mixed, result = np.zeros_like(self.one), np.zeros_like(self.x)
         power = np.ones_like(self.x)
-        for k, part in enumerate(h):
-            power = power * self.x if k < powers else self.rest
+        for part in h:
+            power = power * self.x
             one, right = a @ power, part @ a
             result += power * (a.T @ right)
             mixed += one * right
@@ -167,6 +163,8 @@ class _Smooth:
         self.both = mask.both * (transposed[:, None] * transposed)
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
+        if values is not None:
+            return self._products_with(x, xq, terms, *values)
         a = self.a
         self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
         along = np.arange(xq.size)
@@ -184,13 +182,29 @@ class _Smooth:
         mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
         return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal, full
 
-    def apart(self, rest: Array) -> tuple[Array, Array]:
-        """Over two windows: the mean of a covariance that is not in the scores; it is smooth, and its response is 0."""
-        keys = rest.shape[0]
-        rows = self.n.size
-        lone = (self.common.reshape(rows * rows, keys) @ np.diagonal(rest)).reshape(rows, rows)
-        full = _beside(self.a_beside, rest) @ self.a.T - lone
-        return full, np.zeros_like(full)
+    def _products_with(self, x: Array, xq: Array, terms: int, v: Array, vq: Array) -> tuple[Array, ...]:
+        """The same for K of the scores and the covariances v and second moments vq of values."""
+        self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
+        self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self.x, self.xq)
+        one_v, beyond_v, self.mean_values = self._over_windows(v, vq)
+        products = self._over_windows(self.x[1:-1] * v, self.xq[1:-1] * vq)[2]
+        mixed = (one[1:-1] * one_v) @ self.a.T
+        pieces = one[1:-1] * beyond_v + beyond[1:-1, None] * (one_v + self.density * beyond_v)
+        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
+        covariances = products - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
+        return covariances, full, self._over_common(self.xq), full
+
+    def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
+        """Sums over one window and over two of values (..., n, n) of pairs, and what a token itself has beyond a pair."""
+        along, rows = np.arange(own.shape[-1]), self.a.shape[0]
+        beyond = own - pairs[..., along, along]
+        one = _beside(self.a_beside, pairs)
+        return one, beyond, one @ self.a.T + self._over_common(beyond).reshape(*pairs.shape[:-2], rows, rows)
+
+    def _over_common(self, own: Array) -> Array:
+        """Sums over what two windows have in common, of values (k, keys) or (keys,): (k, rows, rows)."""
+        rows, keys = self.a.shape
+        return (self.common.reshape(rows * rows, keys) @ own.reshape(-1, keys).T).T.reshape(-1, rows, rows)
 
     def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
         second, rest, mass = self._parts_back(g, g_own, h, extra)
@@ -316,18 +330,6 @@ class _Repeated(_Repetitions, _Smooth):
     def _average(self, pairs: Array) -> Array:
         """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both."""
         return (1 - self.share) * pairs[..., 0, :, :] + self.share * pairs[..., 1, :, :]
-
-    def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
-        """Sums over one window and over two of values (..., n, n) of pairs, and what a token itself has beyond a pair."""
-        along, rows = np.arange(own.shape[-1]), self.a.shape[0]
-        beyond = own - pairs[..., along, along]
-        one = _beside(self.a_beside, pairs)
-        return one, beyond, one @ self.a.T + self._over_common(beyond).reshape(*pairs.shape[:-2], rows, rows)
-
-    def _over_common(self, own: Array) -> Array:
-        """Sums over what two windows have in common, of values (k, keys) or (keys,): (k, rows, rows)."""
-        rows, keys = self.a.shape
-        return (self.common.reshape(rows * rows, keys) @ own.reshape(-1, keys).T).T.reshape(-1, rows, rows)
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         """As of windows without repetitions, of K for the scores and the covariances `values`."""

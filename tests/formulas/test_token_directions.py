@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from depthwidth.formulas.attention import attention_moments, layer
+from depthwidth.formulas.attention.token_directions import no_terms
 from depthwidth.formulas.moments import norm_correlation
 from depthwidth.numerics.softmax import overlap
 from depthwidth.numerics.softmax_tokens import token_averages
@@ -98,5 +99,5 @@ def test_the_simulations_that_were_kept(monkeypatch):
     now = deviations()
     assert set(now) == set(MEASURED)
     assert max(now.values()) < 2
-    monkeypatch.setattr(layer, "_with_token_directions", lambda o, *given: (o, 1.0, 0.0))
+    monkeypatch.setattr(layer, "token_terms", lambda *given: no_terms)
     assert all(before > 3 * now[name] for name, before in deviations().items())

@@ -478,7 +478,7 @@ def test_probabilities_without_the_entropy(head_dim):
 
 
 def drawn_pairs(rng, s2, rho, n, head_dim, draws):
-    """P2, T2 and T2 times the product of the queries, over drawn pairs of queries and rows of n logits, with standard errors."""
+    """P2, T2 and T2 times the product of the queries, over drawn queries and rows of n logits, with standard errors."""
     one, own = rng.standard_normal((2, draws, head_dim))
     other = rho * one + math.sqrt(1 - rho * rho) * own
     size, length, product = ((a * b).mean(1) for a, b in ((one, one), (other, other), (one, other)))

@@ -9,6 +9,7 @@ from depthwidth.signal import attention as windows
 from depthwidth.signal.alike_attention import Setting, alike_attention
 from depthwidth.signal.attention import TokenAttention
 from depthwidth.signal.positions import Alike, Positions
+from depthwidth.signal.rotation import over_pairs
 
 LENGTH, MATCH = 24, 0.1
 
@@ -50,8 +51,8 @@ def of_windows(moments, gain, setting, head_dim, normed, g, rotation=None):
 )
 def test_three_kinds_of_pairs_give_the_sums_over_windows(exact, moments, gain, head_dim, width, dropout, normed, factor):
     moments, g = np.array(moments), np.array([0.3, 0.5, 1.2])
-    rotation = None if factor == 1 else lambda distance: np.full(np.shape(distance), factor)
-    setting = Setting(LENGTH, MATCH, width, dropout, factor)
+    rotation = None if factor == 1 else lambda distance: np.where(np.asarray(distance) < 1, 1.0, factor ** (1 + distance / 9))
+    setting = Setting(LENGTH, MATCH, width, dropout, (1.0, 1.0) if rotation is None else over_pairs(rotation, LENGTH))
     found = alike_attention(moments[:, None], np.array([gain]), np.array([head_dim or 0]), setting, normed)
     expected, back = of_windows(moments, gain, setting, head_dim, normed, g, rotation)
     assert found.covariance[:, 0] == pytest.approx(expected, rel=1e-9)

@@ -501,19 +501,23 @@ def test_both_grains_are_one_at_infinite_width():
     )
 
 
+@pytest.mark.parametrize("finite_width", [False, True])
 @pytest.mark.parametrize("placement", ["pre", "post"])
-def test_a_window_of_one_token_is_a_linear_map_of_that_token(placement):
+def test_a_window_of_one_token_is_a_linear_map_of_that_token(placement, finite_width):
     """Its weight is 1: no second moment depends on other tokens, and attention passes on the correlation of two."""
 
     def moments(context, correlation, window=1):
         tree = Transformer(2, 32, 4, vocab=97, context=context, window=window, placement=placement, activation="relu")
-        return propagate(tree, "xavier", correlation=correlation, finite_width=False).set_index(["site", "direction"])
+        return propagate(tree, "xavier", correlation=correlation, finite_width=finite_width).set_index(["site", "direction"])
 
     found, other = moments(5, 0.3), moments(6, 0.8)  # every position is followed
     names = [name for name in found.index if not name[0].startswith("head")]
     assert found.second_moment[names].to_numpy() == pytest.approx(other.second_moment[names].to_numpy(), rel=1e-9)
     mixed = found.loc["decoder.block.0.attention.mix", "forward"]
-    assert mixed.covariance / mixed.second_moment == pytest.approx(0.3, rel=1e-9)
+    normed = finite_width and placement == "pre"  # a norm of finite width changes the correlation
+    read = found.loc["decoder.block.0.attention.norm_in", "forward"] if normed else None
+    passed = 0.3 if read is None else read.covariance / read.second_moment
+    assert mixed.covariance / mixed.second_moment == pytest.approx(passed, rel=1e-9)
     long = moments(24, 0.3)  # a few positions are followed
     forward = [name for name in names if name[1] == "forward"]
     assert found.second_moment[forward].to_numpy() == pytest.approx(long.second_moment[forward].to_numpy(), rel=1e-9)

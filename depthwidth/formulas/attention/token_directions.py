@@ -32,21 +32,24 @@ class TokenTerms(NamedTuple):
     """On R, in the path through keys; that on T is in it"""
     beside: Any
     """Of the paths through keys and values: their product is this times P"""
-    changes: _Changes | None = None
+    changes: Changes | None = None
 
     def of_pairs(self, rho: Any) -> PairTerms:
-        """The factors for two rows of correlation rho."""
-        if self.changes is None:
-            return PairTerms(1.0, 1.0, 1.0)
-        P, T, aligned, independent, in_token, in_query, less, shares = self.changes
-        square = rho * rho
-        rows = 0.8 * rho + 0.2 * square
-        along, half = rho * aligned - (1 - square) * independent, (1 + rho) / 2 * less
-        queries = (2 * in_token + in_query) * along - 2 * half + shares
-        return PairTerms(grown(rows * P), grown(rows * T + queries), grown(rows * T + in_token * along - half))
+        """The factors for two rows alike of correlation rho."""
+        return PairTerms(1.0, 1.0, 1.0) if self.changes is None else pair_terms(self.changes, rho)
 
 
-class _Changes(NamedTuple):
+def pair_terms(changes: Changes, rho: Any) -> PairTerms:
+    """The factors for two rows of correlation rho, from the changes of one, or their means over both."""
+    P, T, aligned, independent, in_token, in_query, less, shares = changes
+    square = rho * rho
+    rows = 0.8 * rho + 0.2 * square
+    along, half = rho * aligned - (1 - square) * independent, (1 + rho) / 2 * less
+    queries = (2 * in_token + in_query) * along - 2 * half + shares
+    return PairTerms(grown(rows * P), grown(rows * T + queries), grown(rows * T + in_token * along - half))
+
+
+class Changes(NamedTuple):
     """Relative changes to first order."""
 
     P: Any
@@ -95,7 +98,7 @@ def terms_of(
     # Of a gradient at a query the part along it comes back through the logits: 1/d_h of it, and 1/d of either token.
     in_query, aligned = 1 / head_dim if head_dim else 0.0, found.aligned - 1
     growth = abs(found.P_growth)  # never negative, but for rounding at variance 0
-    changes = _Changes(
+    changes = Changes(
         found.P_spread * one - share / 4 * found.P_tails,
         found.T_spread * one - share / 4 * found.T_tails,
         aligned,
@@ -114,6 +117,8 @@ def grown(change: Any) -> Any:
     """A factor of 1 and a change to first order, positive also where a small width makes the change large."""
     if isinstance(change, float):
         return 1 + change if change >= _MOST_LOST else -(_MOST_LOST**2) / change
+    if change.min() >= _MOST_LOST:
+        return 1 + change
     import numpy
 
     lost = numpy.minimum(change, _MOST_LOST)

@@ -10,6 +10,29 @@ from ..saturation._domains import SumP2
 from ._domains import OURS, Correlation, PairP2, Raw, RowCorrelation, SumP3, SumP4, Value, Width
 
 
+def gaussian_norm_response(P: Any, M3: Any, M4: Any) -> Any:
+    """Response of sum p^2 to the norms of the tokens: half of the sum of its second derivatives, (A17)."""
+    return 2 * P - 5 * M3 + 3 * M4
+
+
+def equal_norm_response(P: Any, M3: Any, M4: Any) -> Any:
+    """Response of sum p (1 - p) to the tokens' shares of the common part, (A10)."""
+    return 1 - 7 * P + 12 * M3 - 6 * M4
+
+
+def product_noise(left: Any, attraction: Any, P2: Any, row_correlation: Any) -> Any:
+    """Response of two rows to noise in the products of tokens, (A6) and (A8).
+
+    `left` is the product of 1 - P of both rows, `attraction` 1 - 3 P + 2 M3.
+    """
+    return row_correlation * left * (1 - P2) - 2 * P2 * attraction
+
+
+def share_noise(left: Any, attraction: Any, P2: Any, row_correlation: Any) -> Any:
+    """The same to the tokens' shares of the common part."""
+    return attraction * (1 - 2 * P2) - 2 * row_correlation * P2 * left
+
+
 @formula(
     kind="approximation",
     source=OURS,
@@ -45,7 +68,8 @@ def norm_fluctuation(
     >>> norm_fluctuation(1.0, 0.5, 0.0, 0.0, 0.0, 1.0, 64)
     0.0
     """
-    return 2 * value_moment * raw_score_variance * (1 - correlation) ** 2 / width * (2 * P - 5 * M3 + 3 * M4)
+    response = gaussian_norm_response(P, M3, M4)
+    return 2 * value_moment * raw_score_variance * (1 - correlation) ** 2 / width * response
 
 
 @formula(
@@ -122,7 +146,7 @@ def equal_norm_shift(
     -0.00293
     """
     spread = common_share_variance.body(correlation, width) / 2
-    return -value_moment * raw_score_variance * spread * (1 - 7 * P + 12 * M3 - 6 * M4)
+    return -value_moment * raw_score_variance * spread * equal_norm_response(P, M3, M4)
 
 
 @formula(
@@ -161,12 +185,8 @@ def equal_norm_covariance_shift(
     -0.00293
     """
     spread = common_share_variance.body(correlation, width) / 2
-    return (
-        -value_moment
-        * raw_score_variance
-        * spread
-        * ((1 - 3 * P + 2 * M3) * (1 - 2 * P2) - 2 * row_correlation * P2 * (1 - P) ** 2)
-    )
+    response = share_noise((1 - P) ** 2, 1 - 3 * P + 2 * M3, P2, row_correlation)
+    return -value_moment * raw_score_variance * spread * response
 
 
 @formula(
@@ -211,5 +231,5 @@ def short_row_covariance_shift(
     >>> round(short_row_covariance_shift(1.0, 0.5, 0.1, 0.02, 0.05, 0.5, 4.0, 256), 5)
     -0.00074
     """
-    short = row_correlation * (1 - (1 - P) ** 2 * (1 - P2)) + 2 * P2 * (1 - 3 * P + 2 * M3)
+    short = row_correlation - product_noise((1 - P) ** 2, 1 - 3 * P + 2 * M3, P2, row_correlation)
     return -value_moment * raw_score_variance * (1 - correlation) ** 2 / width * short

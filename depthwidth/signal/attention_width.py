@@ -1,0 +1,116 @@
+r"""Terms of order 1/width and 1/head size of attention position by position: each row with its own length and score variance.
+
+Two rows have the factors of their mean. A change of the sum over keys of the products of two rows' weights is a multiple of the
+centred covariance K of the keys, which leaves the sums of the rows at 1.
+
+Derivation: docs/derivations/attention.md, (A24) to (A28), and docs/derivations/tokens.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..formulas.attention.token_directions import Changes, pair_terms, terms_of
+from ..formulas.attention.token_norms import equal_norm_response, gaussian_norm_response, product_noise, share_noise
+from ..numerics.softmax_responses import PairResponse, RowResponse
+from ..numerics.softmax_tokens import TokenAverages
+
+Array = Any
+
+_TINY = 1e-12
+
+
+class Rows(NamedTuple):
+    """Rows of a layer: the first arrays over rows, the others over pairs of rows, then each row with itself."""
+
+    averages: RowResponse
+    tokens: TokenAverages
+    own: Array
+    """Mean second moment of the keys that a row sees"""
+    apart: Array
+    """Its part that tokens do not share"""
+    length: Array
+    pair: PairResponse
+    correlation: Array
+    variance: Array
+    """Geometric mean of both rows' score variances"""
+    shared: Array
+    """Probability that a key of one row is the key of the other"""
+    sizes: Array
+    """Geometric mean of both queries' second moments"""
+    gain: float
+    first: Array
+    second: Array
+    split: int
+
+
+class WidthTerms(NamedTuple):
+    """Changes in units of a layer's own quantities, over pairs of rows, then each row with itself."""
+
+    overlap: Array
+    """Of the weights' overlap, times the part of keys that tokens do not share"""
+    two_paths: Array
+    """Of the product of the paths through keys and values, in the same units"""
+    product: Array
+    """The product of two queries in the path of the keys, relative to the mean second moment"""
+    asked: Array
+    """Factor on the response, in the path of the queries"""
+    covariance: Array
+    """Of the output"""
+    response: Array
+    """Of the scores' gradients"""
+
+
+def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: bool) -> WidthTerms:
+    """All terms of one layer.
+
+    Parameters
+    ----------
+    width, head_dim : d and d_h; the latter None for the limit of infinite heads.
+    equal_norms : whether all tokens have one norm, or those of Gaussian vectors.
+    """
+    row, a, b, split = rows.averages, rows.first, rows.second, rows.split
+    rest = rows.apart / np.maximum(rows.own, _TINY)  # 1 - r
+    M3, A22 = (row.attraction - 1 + 3 * row.P) / 2, (row.query_noise - row.attraction) / 2
+    M4 = row.T - row.P + 2 * M3 - A22
+    terms = terms_of(rows.tokens, row.P, row.T, A22, 1 - rest, width, head_dim, equal_norms)
+    found: Changes = terms.changes  # type: ignore[assignment]
+    over_rows = np.stack(
+        [found.P, found.T, found.aligned, found.independent, found.less, found.shares + 0 * rest, terms.beside, row.attraction,
+         rest, rows.apart, 1 - row.P]
+    )  # fmt: skip
+    both = (over_rows[:, a] + over_rows[:, b]) / 2
+    P, T, aligned, independent, less, shares, beside, attraction, rest_of_pair, apart, _ = both
+    rho = rows.correlation
+    pair = pair_terms(Changes(P, T, aligned, independent, found.in_token, found.in_query, less, shares), rho)
+
+    one = 1 - 1 / np.minimum(rows.length[a], rows.length[b])
+    grown = np.exp(rows.pair.exponent * rows.variance)
+    P2, T2 = rows.shared * (1 + one * (grown - 1)), rows.shared * one * grown * rows.pair.slope
+    left = over_rows[-1][a] * over_rows[-1][b]
+    # The map of the keys spreads the product of queries as their own map does, 1/d for 1/d_h; so do the two asking tokens.
+    square = rho * rho
+    mapped = (rows.pair.product - rho) * ((head_dim or 0) / width)
+    asking = (1 - square) ** 2 / (1 + square) if equal_norms else 1.0
+    overlap = P2 * (pair.P - 1) + rows.variance / 2 * T2 * mapped * asking
+    two_paths = beside * rho * P2
+    product = (rows.pair.product + mapped * (1 + asking)) * pair.keys
+    asked = pair.asked
+    stir = rows.gain * rows.sizes * rows.apart[a] * rows.apart[b] / width
+    noise = product_noise(left, attraction, P2, rho)
+    if equal_norms:
+        noise = noise - (1 - rest_of_pair**2) * share_noise(left, attraction, P2, rho)
+        norms = -(1 - rest**2) * equal_norm_response(row.P, M3, M4)
+    else:
+        norms = 2 * gaussian_norm_response(row.P, M3, M4)
+    noise[split:] = row.output_noise + norms
+    covariance = stir * noise
+    response = left - T2
+    response[split:] = row.query_noise
+    overlap[split:], two_paths[split:] = row.P * (terms.P - 1), row.P * terms.beside
+    product[split:] = (row.norm + (row.norm - 1) * ((head_dim or 0) / width)) * terms.keys
+    asked[split:] = terms.T * terms.asked
+    response *= rows.apart[a] * rows.apart[b] / width
+    return WidthTerms(overlap * apart, two_paths * apart, product, asked, covariance, response)

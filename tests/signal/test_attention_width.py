@@ -1,0 +1,140 @@
+"""Attention of finite width and head size, position by position, against drawn layers that were kept."""
+
+import math
+
+import numpy as np
+import pytest
+from attention_draws import QUANTITIES, SETTINGS, visible
+from helpers import golden
+
+from depthwidth.layers.rotary import Rotary
+from depthwidth.signal import attention as module
+from depthwidth.signal.attention import TokenAttention
+from depthwidth.signal.positions import Positions
+
+LABELS = [name for name in SETTINGS[0] if name != "correlation"]
+
+
+def kept():
+    """Of each setting, its labels, the mean correlation of the tokens, and the quantities with their standard errors."""
+    found = {}
+    for row in golden("attention_positions"):
+        key = tuple(row[name] for name in (*LABELS, "correlation"))
+        found.setdefault(key, []).append((row["quantity"], float(row["value"]), float(row["stderr"])))
+    for key, lines in found.items():
+        assert [name for name, *_ in lines] == list(QUANTITIES)
+        yield dict(zip((*LABELS, "correlation"), key, strict=True)), np.array([line[1:] for line in lines]).T
+
+
+def predicted(setting, make=Positions.every, **changes):
+    """All quantities of a setting."""
+    length, dims, mask = int(setting["length"]), int(setting["head_dim"]), setting["mask"]
+    positions = make(length)
+    options = {
+        "causal": mask != "full", "window": int(mask.split()[1]) if mask.startswith("window") else None, "head_dim": dims,
+        "width": float(setting["width"]), "equal_norms": setting["equal_norms"] == "1",
+        "rotation": Rotary().rotation(dims, length) if setting["rotary"] == "1" else None,
+    } | changes  # fmt: skip
+    out = TokenAttention(positions, **options)(
+        *positions.uniform(1.0, float(setting["correlation"])), float(setting["score_variance"])
+    )
+    own, shared = (out.pull(*positions.uniform(*g)) for g in ((1.0, 0.0), (0.0, 1.0)))
+    mean, pairs = positions.mean, positions.pair_mean
+    return np.array([
+        mean(out.second_moment), pairs(out.covariance), mean(own[0][0]), pairs(shared[0][1]),
+        mean(own[1][0]), mean(shared[1][0]), pairs(own[1][1]), pairs(shared[1][1]),
+    ])  # fmt: skip
+
+
+def worst(setting, values, errors, prediction):
+    """The largest difference, relative and less three standard errors, of each quantity."""
+    return np.maximum(np.abs(prediction - values) - 3 * errors, 0) / np.abs(values)
+
+
+# Per quantity, of what is left: rotary positions at correlation .6 have the largest error of the queries.
+WITHIN = np.array([0.001, 0.004, 0.006, 0.015, 0.003, 0.012, 0.006, 0.003])
+ROTARY = np.array([0.002, 0.005, 0.035, 0.015, 0.01, 0.015, 0.012, 0.007])
+
+
+@pytest.mark.slow
+def test_every_kept_layer_is_predicted():
+    """Heads of 4 to 64 dimensions, one to eight of them; causal, windowed and full masks, rotary positions, Gaussian tokens."""
+    settings = list(kept())
+    assert len(settings) == len(SETTINGS)
+    for setting, (values, errors) in settings:
+        off = worst(setting, values, errors, predicted(setting))
+        allowed = ROTARY if setting["rotary"] == "1" else WITHIN
+        assert (off < allowed).all(), (setting, dict(zip(QUANTITIES, off.round(4), strict=True)))
+
+
+@pytest.mark.slow
+def test_what_was_left_out_is_told_apart():
+    """Without the terms, or with those of Gaussian tokens in place of tokens of one norm, the gradients are off."""
+    plain = [(s, v) for s, v in kept() if s["rotary"] == "0" and s["equal_norms"] == "1" and s["mask"] == "causal"]
+    for setting, (values, errors) in plain:
+        without = worst(setting, values, errors, predicted(setting, equal_norms=None))
+        assert without[2] > 2 * WITHIN[2], setting
+        if float(setting["correlation"]) < 0.4:
+            gaussian = worst(setting, values, errors, predicted(setting, equal_norms=False))
+            assert (gaussian > WITHIN).any(), setting
+
+
+@pytest.mark.slow
+def test_a_term_with_a_wrong_factor_is_told_apart(monkeypatch):
+    right = module.width_terms
+
+    def doubled(*given):
+        found = right(*given)
+        return found._replace(asked=1 + 2 * (found.asked - 1), overlap=2 * found.overlap)
+
+    monkeypatch.setattr(module, "width_terms", doubled)
+    failed = [(worst(s, v, e, predicted(s)) > WITHIN).any() for s, (v, e) in kept() if s["rotary"] == "0"]
+    assert sum(failed) > 0.8 * len(failed)
+
+
+@pytest.mark.slow
+def test_rotations_between_rows_are_told_apart(monkeypatch):
+    """Of two rows' scores the rotation by their own distance takes a part; without it the shared parts are far off."""
+    monkeypatch.setattr(module, "rotation_of", lambda *given: _still(*given))
+    for setting, (values, errors) in kept():
+        if setting["rotary"] == "1" and float(setting["correlation"]) > 0.2:
+            off = worst(setting, values, errors, predicted(setting))
+            assert off[3] > 0.1
+            assert off[5] > 0.04
+
+
+def _still(*given):
+    from depthwidth.signal.rotation import rotation_of
+
+    found = rotation_of(*given)
+    return found._replace(same=np.ones_like(found.same), different=np.ones_like(found.different))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rotary", ["0", "1"])
+def test_few_positions_stand_for_all_of_them(rotary):
+    setting = {
+        "length": 64, "width": 64, "head_dim": 16, "mask": "causal", "rotary": rotary, "equal_norms": "1", "correlation": 0.3,
+        "score_variance": 2.0,
+    }  # fmt: skip
+    few, every = (predicted(setting, make) for make in (Positions.smooth, Positions.every))
+    # Covariances of rotated tokens depend on their distance, which few positions do not follow.
+    allowed = np.array([5e-3, 5e-3, 0.03, 0.03, 0.015, 0.03, 0.02, 0.01]) if rotary == "1" else 3e-3
+    assert (np.abs(few / every - 1) < allowed).all(), few / every - 1
+
+
+def test_no_mask_and_a_sum_over_all_keys():
+    """Gradients at values add up to what arrives, with every term: the weights of a row sum to 1."""
+    length = 8
+    positions = Positions.every(length)
+    attention = TokenAttention(positions, causal=False, head_dim=8, width=32, equal_norms=True)
+    out = attention(*positions.uniform(1.0, 0.2), 0.0)
+    _, (q, c) = out.pull(*positions.uniform(1.0, 0.4))
+    total = length * positions.mean(q) + length * (length - 1) * positions.pair_mean(c)
+    assert total == pytest.approx(length + length * (length - 1) * 0.4, rel=1e-9)
+    assert math.isclose(positions.mean(out.second_moment), 0.2 + 0.8 / length, rel_tol=1e-6)
+
+
+def test_visible_keys_of_a_window():
+    assert visible(4, "window 2").tolist() == [[True, False, False, False], [True, True, False, False],
+                                               [False, True, True, False], [False, False, True, True]]  # fmt: skip
