@@ -84,8 +84,8 @@ def average_kernels_around(
         windows = np.lib.stride_tricks.sliding_window_view(values, weights.shape[1], axis=-1)[..., ::parts, :]
         return list(np.ascontiguousarray(windows) @ weights[0])
     x, weights = _hermite_weights(sigma[0], sigma)
-    values = kernels((u + shifts[:, None])[:, None] + x[:, None], orders)
-    return [(weights @ value)[:, 0] for value in values]
+    around = kernels((u + shifts[:, None])[:, None] + x[:, None], orders)
+    return [(weights @ value)[:, 0] for value in around]
 
 
 def kernels(y: Array, orders: tuple[int, ...]) -> list[Array]:

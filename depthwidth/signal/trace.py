@@ -143,7 +143,8 @@ class Trace:
         if self._waiting is not None:
             self._waiting.append((role, layer, direction, mean, signal))
             return
-        self.records.append(Record(role, layer, direction, mean, *signal.averages, signal.deviation))
+        second, pair = signal.averages
+        self.records.append(Record(role, layer, direction, mean, second, pair, signal.deviation))
 
     def record_log_variance(self, role: str, value: Number) -> None:
         """Record a residual's share of the variance of the log gradient at its input."""
@@ -171,7 +172,10 @@ def _averaged(waiting: list[_Waiting]) -> list[Record]:
         averages = [signal.averages for signal in signals]
     else:
         averages = signals[0].positions.averages_of([(signal.second_moment, signal.covariance) for signal in signals])
-    return [Record(*names, *both, signal.deviation) for (*names, signal), both in zip(waiting, averages, strict=True)]
+    return [
+        Record(role, layer, direction, mean, second, pair, signal.deviation)
+        for (role, layer, direction, mean, signal), (second, pair) in zip(waiting, averages, strict=True)
+    ]
 
 
 class Site:
