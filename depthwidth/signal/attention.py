@@ -197,10 +197,11 @@ class TokenAttention:
         octave = max(0, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
         tables = self._tables.get(octave)
         if tables is None:
-            tables = self._tables[octave] = _Tables(
-                2.0**octave, self.windows, self.head_dim, self.first, self.second, self.finite
-            )
+            tables = self._tables[octave] = self._tables_to(2.0**octave)
         return tables
+
+    def _tables_to(self, largest: float) -> _Tables:
+        return _Tables(largest, self.windows, self.head_dim, self.first, self.second, self.finite)
 
     def __call__(
         self,

@@ -105,13 +105,8 @@ class WindowAttention(TokenAttention):
         """Values at pairs of nodes and at nodes (..., P + m) as a flat array."""
         return self.sums.to_flat(values)
 
-    def tables(self, largest: float) -> _Tables:
-        """As those of :class:`TokenAttention`."""
-        octave = max(0, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
-        tables = self._tables.get(octave)
-        if tables is None:
-            tables = self._tables[octave] = _RowTables(2.0**octave, self)
-        return tables
+    def _tables_to(self, largest: float) -> _Tables:
+        return _RowTables(largest, self)
 
     def __call__(
         self,
