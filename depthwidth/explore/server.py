@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from ..errors import InputError
 from . import page
 from .controls import Settings
-from .state import answer, stability
+from .state import answer, prepare, stability
 
 HOST = "127.0.0.1"
 _GARBAGE_STEP = 200_000
@@ -109,8 +110,12 @@ def listening(port: int) -> socket.socket:
 
 
 def serve(opened: socket.socket) -> None:
-    """Serve the page on a listening socket until the process is interrupted."""
+    """Serve the page on a listening socket until the process is interrupted.
+
+    A thread computes shared integrals meanwhile, for some ten seconds.
+    """
     gc.freeze()
     gc.set_threshold(_GARBAGE_STEP, 50, 50)
+    threading.Thread(target=prepare, daemon=True).start()
     config = uvicorn.Config(application(), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[opened])

@@ -27,6 +27,11 @@ from .controls import Settings, controls
 
 FILE = "model.json"
 """The configuration that the commands write and read."""
+_PREPARED = (
+    *((budget, "") for budget in ("7B", "1.2B", "3.5B", "14B", "35B", "75B", "210B")),
+    *(("6B", scheme) for scheme in ("xavier", "mup")),
+)
+"""Budgets and schemes; the budgets go from one power of two of the score variance to the next."""
 
 
 class Evidence(NamedTuple):
@@ -125,6 +130,15 @@ def stability(settings: Settings) -> Stability:
         return Stability("", commands, unwritten, context, *_moments(tree, scheme, context, batch))
     except InputError as error:
         return Stability(str(error), commands, unwritten)
+
+
+def prepare() -> None:
+    """Compute integrals of the softmax that most settings share, by the stability of a few settings.
+
+    They depend on the context, the head dimension, and the power of two above the score variance, which grows with the width.
+    """
+    for budget, scheme in _PREPARED:
+        stability(Settings(budget, scheme=scheme))
 
 
 @functools.lru_cache(maxsize=64)

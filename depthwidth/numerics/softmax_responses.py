@@ -254,7 +254,7 @@ class Responses:
         return over_x, chebyshev_basis(2 * (correlation - self._low) / (1 - self._low) - 1, shape[1])
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def responses(largest: float, lengths: tuple[int, ...], head_dim: int | None) -> Responses:
     """:class:`Responses`, cached: models of other widths have the same tables, and making them takes 0.1 s and more."""
     return Responses(largest, lengths, head_dim)

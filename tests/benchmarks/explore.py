@@ -18,6 +18,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def main() -> None:
         address = re.search(r"http://\S+/", process.stdout.readline() if process.stdout else "")
         assert address is not None
         with sync_playwright() as playwright:
+            _settled(process.pid)
             browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=list(ARGUMENTS))
             rows = list(_measured(browser.new_page(), address[0], process.pid))
             browser.close()
@@ -78,6 +80,14 @@ def _measured(page: Any, address: str, server: int) -> Iterator[dict[str, Any]]:
                 shape, stability = map(int, re.findall(r"(\d+) ms", page.inner_text("#time")))
                 spent = 1e3 * (_processor(server) - before)
                 yield {"round": number, "control": name, "value": value, "shape": shape, "both": stability, "processor": spent}
+
+
+def _settled(process: int) -> None:
+    """Wait until the server has prepared what most settings share: until it takes no more processor time."""
+    before = -1.0
+    while (spent := _processor(process)) > before:
+        before = spent
+        time.sleep(1.0)
 
 
 def _processor(process: int) -> float:
