@@ -24,6 +24,8 @@ _TERMS = 24
 """Largest number of terms of such a series."""
 _MORE = 3
 """Terms that are extrapolated."""
+_FAR = 30.0
+"""Largest mean increment of blocks, over that of the end which stands for them, at which they act as powers of its map."""
 _STRONGEST = 1e6
 """Largest increment of a block over that of the end which stands for it: that of a stream that grows fast is all rounding."""
 
@@ -113,11 +115,16 @@ class _Gradients:
             back = self._pull(self.signal(vector))
         return _gradient_vector(back) / self._skip, records
 
-    def power(self, vector: Array, count: float) -> Array:
-        """The block's map to a power, which need not be whole."""
-        while count > 0:
-            vector = vector + min(1.0, count) * (self.pull(vector)[0] - vector)
-            count -= 1
+    def through(self, vector: Array, gap: Iterable[Blocks]) -> Array:
+        """The gradient before blocks for which this one stands: by its map to their total power, which need not be whole.
+
+        If they add far more than this block does, each of them instead acts once, as 1 + s a B.
+        """
+        for blocks in gap:
+            count, each = blocks.total, blocks.strengths * blocks.exponents
+            whole = [min(1.0, count - step) for step in range(math.ceil(count))] if count <= _FAR * len(each) else each
+            for share in whole:
+                vector = vector + share * (self.pull(vector)[0] - vector)
         return vector
 
     def sizes(self, vector: Array) -> tuple[float, float]:
@@ -141,8 +148,8 @@ def pull_near(
 
     The product of the maps of all of these is a power series in B, with `skip` (1 + B) the block's own map. The gradient at the
     block's output, whose records these are, is a series of the same powers. Neighbours nearly commute, so that a gap may be
-    crossed with the map of its upper end first. Terms after the last are extrapolated. A series of growing terms is replaced by
-    repeated pulls.
+    crossed with the map of its upper end first. Terms after the last are extrapolated. A series of growing terms, or whose sum
+    is a negative second moment, is replaced by repeated pulls.
     """
     import numpy as np
 
@@ -154,8 +161,13 @@ def pull_near(
         g = g.leaning_as(g.times(0.0))
     upper, lower = ([part] if part else [] for part in (above, below))
     whole, before = _PowerSeries([*upper, Blocks(np.ones(1), np.ones(1)), *lower]), _PowerSeries(upper)
-    counts = [sum(part.total for part in parts) for parts in (upper, lower)]
+    count = sum(part.total for part in (*upper, *lower))
     space = _Gradients(g, sample, skip, trace)
+
+    def repeated() -> tuple[TokenSignal, list[Record]]:
+        after, records = space.pull(space.through(_gradient_vector(g), upper))
+        return space.signal(skip * space.through(after, lower)), records
+
     length = g.positions.length
     power, after = _gradient_vector(g), _gradient_vector(back) / skip
     total, groups, (second, pair), largest = power, [records], g.averages, np.abs(power).max()
@@ -168,10 +180,9 @@ def pull_near(
         size, covariance = space.sizes(total)
         least = max(abs(covariance), abs(size) / length)
         # Patterns that a block takes out in one step may grow from term to term, below the averages.
-        grows = terms > 1 and largest * sum(counts) > (terms + 1) * earlier_largest
+        grows = terms > 1 and largest * count > (terms + 1) * earlier_largest
         if grows or terms >= _TERMS:
-            after, records = space.pull(space.power(_gradient_vector(g), counts[0]))
-            return space.signal(skip * space.power(after, counts[1])), records
+            return repeated()
         small = abs(whole[terms]) * max(quotient(abs(second), abs(size)), quotient(abs(pair), least)) <= _NEGLIGIBLE
         if small and (terms > 1 or above is None):
             break
@@ -183,7 +194,11 @@ def pull_near(
             power = power * ratio
             total = total + whole[degree] * power
     ratios = (min(1.0, max(-1.0, quotient(a, b))) for a, b in ((second, earlier_second), (pair, earlier_pair)))
-    return space.signal(skip * total), _combined(groups, [before[degree] for degree in range(terms + 1)], *ratios)
+    records = _combined(groups, [before[degree] for degree in range(terms + 1)], *ratios)
+    front = space.signal(skip * total)
+    if front.second_moment.min() < -_NEGLIGIBLE * abs(size) or any(record.second_moment < 0 for record in records):
+        return repeated()
+    return front, records
 
 
 def _combined(groups: list[list[Record]], weights: list[float], second: float, pair: float) -> list[Record]:

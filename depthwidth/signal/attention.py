@@ -55,6 +55,7 @@ _NEGLIGIBLE = 3e-6  # coefficient of a table below which it is dropped
 _TOLERANCE = 1e-5  # remainder of the power series, relative to its sum
 _MOST_TERMS = 60
 _DISTANCES = 4096
+_LEFT = 0.25  # share of the mean square of unlike tokens' K below which that of two rows does not fall
 _LEAST = 1e-150  # replaces a second moment of 0
 
 
@@ -401,11 +402,14 @@ class _Layer:
         self.e, self.f = _coefficients(exponent, slope, off, terms)
         jacobian = np.exp(pair.exponent * variance) * slope
         terms_of_width: WidthTerms | None = None
-        if averages is not None and self.bias is None:
+        told: Any = 0.0  # the share of a logit that tells something of its token; a bias does not
+        if averages is not None:
+            told = 1.0 if self.bias is None else content / variance
             found = Rows(rows, averages, self.own, apart, n, pair, correlation, variance, shared, roots, gain, a, b, split)
             terms_of_width = width_terms(found, owner.width or math.inf, owner.head_dim, bool(owner.equal_norms))
-            self._bend(terms_of_width, covariances[0], 1.0 if turned is None else turned.stretch)
-            product[:] = terms_of_width.product * roots
+            alone = shared * (1 - 1 / np.minimum(n[a], n[b])) * apart[a] * apart[b]  # the mean square of a K of unlike tokens
+            self._bend(terms_of_width, covariances[0], 1.0 if turned is None else turned.stretch, alone, told)
+            product[:] = told * terms_of_width.product * roots + (1 - told) * product
         self._repel(tables, variance, correlation, roots, slope, jacobian)
         covariance = owner.of_rows(sums.mean_values) + middle + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
@@ -413,10 +417,10 @@ class _Layer:
             response *= turned.response
             self._turn_keys(turned, roots, apart, shared * jacobian)
         if terms_of_width is not None:
-            response *= terms_of_width.asked
-            covariance += terms_of_width.covariance
-            response += terms_of_width.response
-        self._add_noise(covariance, response, apart, owner.flat(c), shared * jacobian, terms_of_width is None)
+            response *= 1 + told * (terms_of_width.asked - 1)
+            covariance += told * terms_of_width.covariance
+            response += told * terms_of_width.response
+        self._add_noise(covariance, response, apart, owner.flat(c), shared * jacobian, 1 - told)
         self.covariance, self.response = covariance, response
 
     def _turned(self, of_values: Array, apart: Array, correlation: Array) -> Turned | None:
@@ -450,20 +454,24 @@ class _Layer:
             self.e[0, far], self.f[0, far] = grown.growth * (self.gain * roots[far]), grown.slope
             slope[far], jacobian[far], self.product[far] = grown.slope, grown.slope, grown.product * roots[far]
 
-    def _bend(self, terms: WidthTerms, squares: Array, stretch: Array) -> None:
-        """Change the overlap of two rows' weights by a multiple of the centred K, whose mean square over both is given."""
-        per_key = stretch / np.where(squares > _TINY, squares, np.inf)
+    def _bend(self, terms: WidthTerms, squares: Array, stretch: Array, alone: Array, told: Array) -> None:
+        """Change the overlap of two rows' weights by a multiple of the centred K, whose mean square over both is given.
+
+        Rotation may turn the K of the scores until its product with that of the values vanishes: a share of `alone` is kept.
+        """
+        known = (squares > _TINY) & (alone > _TINY)  # a row of one key has no weights that change
+        per_key = told * stretch / np.where(known, np.maximum(squares, _LEFT * stretch * alone), np.inf)
         self.e[0] += terms.overlap * per_key
         self.two_paths = terms.two_paths * per_key
 
     def _add_noise(
-        self, covariance: Array, response: Array, apart: Array, tokens: Array, jacobians: Array, of_products: bool
+        self, covariance: Array, response: Array, apart: Array, tokens: Array, jacobians: Array, rest: Array
     ) -> None:
-        """Add what fluctuates: the products of tokens, if they are not in the terms of width, dropout, and a bias."""
+        """Add what fluctuates: the `rest` of the products of tokens, which terms of width lack, dropout, and a bias."""
         owner, rows, n, q = self.owner, self.rows, self.n, self.q
         a, b, split = owner.first, owner.second, owner.split
-        if owner.width is not None and of_products:
-            stir = apart[a] * apart[b] / owner.width  # off the diagonal, their variance about the mean
+        if owner.width is not None and np.any(rest):
+            stir = rest * apart[a] * apart[b] / owner.width  # off the diagonal, their variance about the mean
             left = 1 - rows.P
             kept = left[a] * left[b]
             added, responding = kept * tokens, kept - (1 - 1 / np.minimum(n[a], n[b])) * jacobians

@@ -322,7 +322,7 @@ def test_every_tensor_has_one_row(family):
     count = len(list(parameters(tree)))
     for scheme in schemes():
         if scheme == "deepscale" and "mixer" in tree.stack.branches:
-            with pytest.raises(InputError, match="follows attention and feed-forward parts along the depth, but mixer is a"):
+            with pytest.raises(InputError, match="the scheme is for attention and feed-forward parts, but mixer is a"):
                 recipe(tree, scheme)
             continue
         every_tensor_has_one_row(tree, recipe(tree, scheme), every, count)

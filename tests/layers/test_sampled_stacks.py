@@ -27,6 +27,9 @@ CASES = {
     "without width": ({}, "xavier", {"finite_width": False}),
 }  # fmt: skip
 DEPTH = 64
+LARGEST = {"decoder": (8e-5, 2e-5, 1e-3, 3e-3, 5e-4)}
+"""Largest errors of cases above the stated ones. In the decoder the covariance of equal tokens rises above that of different
+ones at block 31; before, the two are not told apart, and the stream has a step there that no polynomial follows."""
 
 
 def errors(choices, scheme, given, patch):
@@ -53,7 +56,7 @@ def errors(choices, scheme, given, patch):
 def test_sampled_blocks_agree_with_every_block(name, monkeypatch):
     count, found = errors(*CASES[name], monkeypatch)
     assert count < (0.95 if name == "post-norm" else 0.8 if name.startswith("post") else 0.6) * DEPTH
-    assert (np.array(found) < (4e-5, 2e-5, 1e-3, 2e-3, 1e-4)).all(), found
+    assert (np.array(found) < LARGEST.get(name, (4e-5, 2e-5, 1e-3, 2e-3, 1e-4))).all(), found
 
 
 @pytest.mark.slow

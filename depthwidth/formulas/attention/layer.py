@@ -112,7 +112,7 @@ def attention_moments(
     --------
     >>> layer = attention_moments(1.0, 0.2, length=64, width=256, head_dim=64, gradient_correlation=0.5)
     >>> print(f"{layer.second_moment:.4f} {layer.covariance:.4f} {layer.gradient:.3f}")
-    0.2286 0.2151 0.746
+    0.2286 0.2151 0.745
     """
     from ...errors import InputError
     from ...numerics.softmax import attention_overlap

@@ -203,7 +203,7 @@ def test_the_command_certifies_a_folder(tmp_path, invoke):
     assert {row["dim"] for row in found["certificates"]} == {8}
     page = invoke(*words).output
     assert "Ranks that the gradient certifies at a decay of 0.01" in page
-    assert "of 4 products are at no minimum" in page
+    assert "of 4 products are not at a minimum" in page
     rotary = json.loads(invoke("effective-rank", tmp_path / "llama", "--decay", "0.01", "--context", "8", "--json").output)
     assert {row["dim"] for row in rotary["certificates"]} == {8}
     for arguments, sentence in (
