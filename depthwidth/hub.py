@@ -25,6 +25,8 @@ _PART = r"[A-Za-z0-9_][\w.-]{0,95}"
 _NAME = re.compile(
     rf"(?P<name>{_PART}(?:/{_PART})?)(?::(?P<model>[\w.-]{{1,99}}))?(?:@(?P<revision>[\w.][\w./-]{{0,99}}))?", re.ASCII
 )
+_ABOUT = {"library_name": "depthwidth"}
+"""The name under which the library asks the hub."""
 BLOCK = 2**20
 """Bytes of one request for a part of a file."""
 _FILES = (
@@ -134,7 +136,7 @@ def hub_models(repository: Repository) -> list[str]:
     library = _library()
     if library.constants.HF_HUB_OFFLINE:
         return cached_models(repository)
-    about = library.HfApi(library_name="depthwidth")
+    about = library.HfApi(**_ABOUT)
     found = _asked(lambda: about.model_info(repository.name, revision=repository.revision), repository, "list of files")
     return _models(one.rfilename for one in found.siblings or ())
 
@@ -163,8 +165,7 @@ def hub_stream(repository: Repository, filename: str) -> Iterator[tuple[BinaryIO
     """
     library = _library()
     url = library.hf_hub_url(repository.name, filename, revision=repository.revision)
-    about = {"library_name": "depthwidth"}
-    found = _asked(lambda: library.get_hf_file_metadata(url, **about), repository, filename)
+    found = _asked(lambda: library.get_hf_file_metadata(url, **_ABOUT), repository, filename)
     if type(found.size) is not int or found.size < 0:
         raise InputError(f"{_endpoint()} did not report the size of {filename} of {shown(repository.name)}")
 
@@ -222,9 +223,7 @@ def hub_tensors(repository: Repository) -> dict[str, tuple[tuple[int, ...], str,
 
     def headers() -> Any:
         try:
-            return huggingface_hub.HfApi(library_name="depthwidth").get_safetensors_metadata(
-                repository.name, revision=repository.revision
-            )
+            return huggingface_hub.HfApi(**_ABOUT).get_safetensors_metadata(repository.name, revision=repository.revision)
         except huggingface_hub.errors.NotASafetensorsRepoError:
             return None
 
@@ -290,7 +289,7 @@ def _models(names: Iterable[str]) -> list[str]:
 
 def _requested(library: Any, url: str, start: int, stop: int) -> bytes:
     """Bytes `start` to `stop` of a file; a server that would send more is not read further."""
-    headers = library.utils.build_hf_headers(library_name="depthwidth") | {"range": f"bytes={start}-{stop - 1}"}
+    headers = library.utils.build_hf_headers(**_ABOUT) | {"range": f"bytes={start}-{stop - 1}"}
     limits = {"timeout": library.constants.HF_HUB_DOWNLOAD_TIMEOUT, "follow_redirects": True}
     with library.utils.get_session().stream("GET", url, headers=headers, **limits) as response:
         library.utils.hf_raise_for_status(response)
@@ -306,12 +305,11 @@ def _requested(library: Any, url: str, start: int, stop: int) -> bytes:
 
 def _downloaded(library: Any, repository: Repository, filename: str, most: int) -> Path:
     """The path of a file after its download to the cache."""
-    about = {"library_name": "depthwidth"}
     url = library.hf_hub_url(repository.name, filename, revision=repository.revision)
-    size = library.get_hf_file_metadata(url, **about).size  # asked beforehand, as a download has no limit of its own
+    size = library.get_hf_file_metadata(url, **_ABOUT).size  # asked beforehand, as a download has no limit of its own
     if size is not None and size > most:
         raise InputError(f"{filename} of the repository {shown(str(repository))} has {size:,} bytes; at most {most:,} are read")
-    return Path(library.hf_hub_download(repository.name, filename, revision=repository.revision, **about))
+    return Path(library.hf_hub_download(repository.name, filename, revision=repository.revision, **_ABOUT))
 
 
 def _asked(work: Callable[[], T], repository: Repository, filename: str, seconds: float | None = None) -> T:

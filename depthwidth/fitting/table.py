@@ -227,7 +227,7 @@ def _fulfilling(frame: pandas.DataFrame, tests: Sequence[_Condition]) -> pandas.
 
 
 _SHAPE = ("width", "depth", "heads", "non_embedding", "parameters")
-"""Quantities of which equal values make a model, where no column identifies models."""
+"""Quantities whose equal values identify a model, if no column does."""
 
 
 def _labels(frame: pandas.DataFrame, names: Sequence[str]) -> NDArray[Any]:

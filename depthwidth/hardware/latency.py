@@ -26,7 +26,7 @@ measured; compare shapes rather than believe it."""
 CALL_SECONDS = 1e-5
 """Time of a collective call of few bytes inside a node. A guess of ours."""
 GUESSES = {"branch_seconds": BRANCH_SECONDS, "call_seconds": CALL_SECONDS}
-"""The parts of an estimated time that are guesses, for those who read numbers without the page beside them."""
+"""The parts of an estimated time that are guesses, for readers of the numbers without their page."""
 
 
 @frozen

@@ -25,9 +25,9 @@ _TERMS = 24
 _MORE = 3
 """Terms that are extrapolated."""
 _FAR = 30.0
-"""Largest mean increment of blocks, over that of the end which stands for them, at which they act as powers of its map."""
+"""Largest mean increment of blocks, relative to the end that represents them, at which they act as powers of its map."""
 _STRONGEST = 1e6
-"""Largest increment of a block over that of the end which stands for it: that of a stream that grows fast is all rounding."""
+"""Largest increment of a block, relative to the end that represents it: beyond, in streams that grow fast, it is rounding."""
 
 
 class Sample(NamedTuple):
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Blocks of a gap, as far as one of its ends stands for them.
+    """The blocks of a gap, each with the share of it that one end of the gap represents.
 
     With 1 + B the map of that end, block l acts as (1 + a_l B)^s_l.
     """
@@ -116,9 +116,9 @@ class _Gradients:
         return _gradient_vector(back) / self._skip, records
 
     def through(self, vector: Array, gap: Iterable[Blocks]) -> Array:
-        """The gradient before blocks for which this one stands: by its map to their total power, which need not be whole.
+        """The gradient at the input of blocks that this one represents: its map to their total power, which may be fractional.
 
-        If they add far more than this block does, each of them instead acts once, as 1 + s a B.
+        If they add far more than this block does, each block acts once instead, as 1 + s a B.
         """
         for blocks in gap:
             count, each = blocks.total, blocks.strengths * blocks.exponents

@@ -80,12 +80,12 @@ def _loss_band(counts: Counts, shape: Shape, level: float, place: tuple[float, f
 
 
 _STEEP, _BENT = 0.04, 0.01
-"""Slope of the loss by size, and what it leaves out, from which bands are searched: the embedding then takes most of the
-parameters, and their part in the loss is no straight line over the widths of a band."""
+"""Slope of the loss by size, and the rest that it leaves out, from which on bands are searched. The embedding then takes most
+of the parameters, and their part in the loss is no straight line over the widths of a band."""
 
 
 class _SearchedLossBand(LossBand):
-    """A band of losses each of which is found against the best depth at the exact budget: a hundred times slower."""
+    """A band of losses, each against the best depth at the exact budget: a hundred times slower."""
 
     def __init__(self, counts: Counts, shape: Shape, level: float, size: float, offset: float) -> None:
         super().__init__(level, size, offset)

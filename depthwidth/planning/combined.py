@@ -98,7 +98,7 @@ def penalty_band(width: float, parameters: float | str, level: float = 0.9) -> t
 
 
 class LossBand:
-    """A band for what a shape loses above the best one, if the best width and the curvature are those of one more source.
+    """A band for the loss of a shape above the best one, if best width and curvature are those of one more source.
 
     Along the shapes of one budget the loss is k x^2 + slope x, with x the ln of the width over the best one; the second term is
     that of the size that a wider embedding takes away. The shape is held against the least of that curve.
@@ -171,7 +171,7 @@ class LossBand:
 _LOG_ROOTS = (math.log(1e-6), math.log(10.0))
 """ln of the root of the least and of the largest loss that are sought."""
 _NODES = 15
-"""Curvatures that stand for all of them."""
+"""Number of curvatures that represent their distribution."""
 
 
 def _curvature(share: float) -> float:
@@ -182,12 +182,12 @@ def _curvature(share: float) -> float:
 
 @functools.cache
 def curvatures(number: int) -> tuple[tuple[float, float], ...]:
-    """So many curvatures that stand for all of them, with their weights, which come first and sum to 1."""
+    """Curvatures that represent their distribution: pairs of a weight and a curvature; weights sum to 1."""
     return tuple((weight, _curvature(share)) for weight, share in _shares(number))
 
 
 def shifts(number: int, error: float) -> list[tuple[float, float]]:
-    """So many distances of the best ln(width) from the combined rule's that stand for all of them, with their weights."""
+    """Distances of the best ln(width) from the combined rule's, as :func:`curvatures`: pairs of a weight and a distance."""
     degrees = int(coefficient(LAW, "degrees").value)
     return [(weight, error * student_quantile(share, degrees)) for weight, share in _shares(number)]
 

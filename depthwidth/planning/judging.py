@@ -189,7 +189,7 @@ class Judge(Counts):
         return policy.UNEVEN_HEADS * policy.missing_factors(template.heads_at(width))
 
     def far(self, width: int) -> float:
-        """The price of a width whose depth at the budget is beyond those where the least loss is sought; 0 if ignored."""
+        """The price of a width whose depth at the budget is beyond the depths searched for the least loss; 0 if ignored."""
         found = self.depth_of(width) if self.choosy and self.judged else None
         if found is None:
             return 0.0

@@ -183,7 +183,7 @@ class TokenAttention:
         return values[:, None] * values
 
     def of_rows(self, values: Array) -> Array:
-        """The same of what the sums over two windows give, for each pair of rows: (..., n, n)."""
+        """Of a result of the sums over two windows, (..., n, n), the value at each pair of rows."""
         return values[..., self.first, self.second]
 
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
@@ -229,16 +229,21 @@ class TokenAttention:
             if shapes do not match the nodes, a number is out of range, or scores vary too much for the series.
         """
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
-        keys = (q, c) if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
-        for what, positions, (second, pair) in (("tokens", self.queries, (q, c)), ("source", self.source, keys)):
+        tokens = (q, c)
+        keys = tokens if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
+        for what, positions, (second, pair) in (("tokens", self.queries, tokens), ("source", self.source, keys)):
             n = positions.count
-            if second.shape != (n,) or pair.shape != ((n, n) if positions.match is None else (2, n, n)):
+            if second.shape != (n,) or pair.shape != positions.pair_shape:
                 raise InputError(f"moments of the {what} have shapes {second.shape} and {pair.shape}, not those of {n} nodes")
             if not (second.min() >= 0 and np.isfinite(pair).all()):
                 raise InputError(f"a second moment of the {what} is negative or not a number")
         if not 0 <= score_gain < math.inf:
             raise InputError(f"score_gain={score_gain} is negative or not finite")
-        return _Layer(self, (q, c), keys, float(score_gain), normed, bias).output()
+        return self._layer(tokens, keys, float(score_gain), normed, bias).output()
+
+    def _layer(self, tokens: Moments, keys: Moments, score_gain: float, normed: bool, bias: Bias | None) -> _Layer:
+        """The attention of these tokens to these keys; both are the same object without a memory."""
+        return _Layer(self, tokens, keys, score_gain, normed, bias)
 
 
 @functools.lru_cache(maxsize=32)
@@ -433,7 +438,7 @@ class _Layer:
         return owner.rotation.of_layer(own, parts, values, correlation, owner.split)
 
     def _turn_keys(self, turned: Turned, roots: Array, apart: Array, jacobians: Array) -> None:
-        """The path of the keys, whose gradients do not add up to zero if queries are rotated by their distance from each."""
+        """Add the path of the keys. If queries are rotated by the distance from each key, its gradients do not sum to zero."""
         a, b = self.owner.first, self.owner.second
         one = 1 - 1 / np.minimum(self.n[a], self.n[b])
         diagonals = one * jacobians
@@ -467,7 +472,7 @@ class _Layer:
     def _add_noise(
         self, covariance: Array, response: Array, apart: Array, tokens: Array, jacobians: Array, rest: Array
     ) -> None:
-        """Add what fluctuates: the `rest` of the products of tokens, which terms of width lack, dropout, and a bias."""
+        """Add fluctuations: the `rest` of those of token products, which the terms of width lack, dropout, and the bias."""
         owner, rows, n, q = self.owner, self.rows, self.n, self.q
         a, b, split = owner.first, owner.second, owner.split
         if owner.width is not None and np.any(rest):

@@ -181,10 +181,14 @@ class Positions:
         """As :meth:`pair_mean`, of values (n, n) at pairs of one kind: of different tokens, or of equal ones."""
         return _weighted_sum(self._pair_share, np.asarray(values))
 
+    @property
+    def pair_shape(self) -> tuple[int, ...]:
+        """Shape of values at pairs of nodes: (n, n), or (2, n, n) if pairs of equal tokens are stored apart."""
+        return (*(() if self.match is None else (2,)), self.count, self.count)
+
     def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c at the nodes of a signal with the same moments at every position."""
-        kinds = () if self.match is None else (2,)
-        return np.full(self.count, float(second_moment)), np.full((*kinds, self.count, self.count), float(covariance))
+        return np.full(self.count, float(second_moment)), np.full(self.pair_shape, float(covariance))
 
     def moved(self, second_moment: Array, covariance: Array, steps: int) -> tuple[Array, Array]:
         """The moments at the nodes of a signal whose tokens have moved by `steps` positions, to later ones if it is positive.
@@ -273,9 +277,10 @@ class Distances(Positions):
                 result += of_node[node] * np.bincount(pairs_of_node[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
         return result / result.sum()
 
-    def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
-        """The moments q and c of a signal with the same moments at every position."""
-        return np.full(self.count, float(second_moment)), np.full(self.late.size, float(covariance))
+    @property
+    def pair_shape(self) -> tuple[int, ...]:
+        """Shape of values at pairs: (P,)."""
+        return (self.late.size,)
 
     def at_pairs(self, one: Array, other: Array) -> Array:
         """Interpolation to any pairs of positions: (points, P), rows sum to 1.

@@ -1,4 +1,4 @@
-"""Rotary positions between two rows of attention: what distances do to the covariance of their scores.
+"""Rotary positions between two rows of attention: the effect of distances on the covariance of their scores.
 
 Scores of rows i and i' for keys j and l have the factor g((j - l) - (i - i')), g the mean cosine of the rotation by a distance.
 
@@ -70,7 +70,7 @@ class Turned(NamedTuple):
     split: int
 
     def of_pairs(self, diagonals: Array, product: Array, sizes: Array, apart: Array, one: Array) -> tuple[Array, Array]:
-        """What two different keys' gradients lack of a negative covariance, and what takes it off one key with itself.
+        """The addition to the product of two different keys' gradients, and the factor that removes it from a key with itself.
 
         Parameters
         ----------

@@ -10,7 +10,6 @@ Derivation: docs/derivations/tokens.md, (T10).
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,29 +107,11 @@ class WindowAttention(TokenAttention):
     def _tables_to(self, largest: float) -> _Tables:
         return _RowTables(largest, self)
 
-    def __call__(
-        self,
-        q: Array,
-        c: Array,
-        score_gain: float = 1.0,
-        memory: Moments | None = None,
-        normed: bool = False,
-        bias: Bias | None = None,
-    ) -> AttentionOutput:
-        """As :class:`TokenAttention`, without a memory."""
-        q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
-        shape = self.positions.uniform(0.0, 0.0)[1].shape
-        if q.shape != (self.positions.count,) or c.shape != shape:
-            n = self.positions.count
-            raise InputError(f"moments of the tokens have shapes {q.shape} and {c.shape}, not those of {n} nodes")
-        if memory is not None:
+    def _layer(self, tokens: Moments, keys: Moments, score_gain: float, normed: bool, bias: Bias | None) -> _Layer:
+        if keys is not tokens:
             raise InputError("WindowAttention: a memory has no windows")
-        if not (q.min() >= 0 and np.isfinite(c).all()):
-            raise InputError("a second moment of the tokens is negative or not a number")
-        if not 0 <= score_gain < math.inf:
-            raise InputError(f"score_gain={score_gain} is negative or not finite")
-        rows = self.sums.expand(q)
-        return _WindowLayer(self, (rows, c), (rows, c), float(score_gain), normed, bias).output()
+        rows = self.sums.expand(tokens[0]), tokens[1]
+        return _WindowLayer(self, rows, rows, score_gain, normed, bias)
 
 
 class _RowTables(_Tables):
@@ -273,7 +254,7 @@ def _cumulative(factors: Array) -> Array:
 
 
 def _range_shares(cumulative: Array, knots: Array, low: Array, high: Array) -> Array:
-    """Weights of the values at the knots in sums from `low` until before `high` of what is linear between them; (n, knots)."""
+    """Weights of a function's values at the knots, between which it is linear, in its sums over [low, high); (n, knots)."""
     ends = np.append(knots[:-1], knots[-1] + 1)  # the last piece has its end
     cut = np.clip(ends, low[:, None], np.maximum(low, high)[:, None]) - 1
     m0, m1 = np.diff(cumulative[:, cut], axis=2)
@@ -402,7 +383,7 @@ class _WindowSums(_Repetitions):
         return own - pairs @ self.beside.T
 
     def _over_two(self, pairs: Array, beyond: Array) -> Array:
-        """Sums over two windows of values (..., P) of pairs and what a token itself has beyond them; (..., P + m)."""
+        """Sums over two windows: of values (..., P) of pairs, and of a token's excess with itself; (..., P + m)."""
         return pairs @ self.mats.two.T + beyond @ self.mats.common.T
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments) -> tuple[Array, ...]:

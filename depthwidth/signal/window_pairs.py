@@ -104,13 +104,16 @@ class WindowPairs(Positions):
         averaged: Array = values(found)[index].reshape(along.shape).mean(1)
         return averaged
 
-    def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
-        """The moments q and c of a signal with the same moments at every position."""
-        kinds = () if self.match is None else (2,)
-        return np.full(self.count, float(second_moment)), np.full((*kinds, self.late.size), float(covariance))
+    @property
+    def pair_shape(self) -> tuple[int, ...]:
+        """Shape of values at pairs: (P,), or (2, P) if pairs of equal tokens are stored apart."""
+        return (*(() if self.match is None else (2,)), self.late.size)
 
     def moved(self, second_moment: Array, covariance: Array, steps: int) -> tuple[Array, Array]:
-        """The moments after a move of all tokens, of which the share that remains counts; distances stay as they are."""
+        """The moments of a signal whose tokens have moved by `steps` positions.
+
+        Moments are multiplied by the share of tokens that remain in the sequence. Distances between tokens do not change.
+        """
         length = self.length
         left = max(0, length - abs(steps))
         mixed = self.of_any_pair(covariance) * (left * (left - 1) / (length * (length - 1)))

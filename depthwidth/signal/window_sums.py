@@ -195,14 +195,14 @@ class _Smooth:
         return covariances, full, self._over_common(self.xq), full
 
     def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
-        """Sums over one window and over two of values (..., n, n) of pairs, and what a token itself has beyond a pair."""
+        """Sums over one window and over two: of values (..., n, n) of pairs, and of a token's excess with itself."""
         along, rows = np.arange(own.shape[-1]), self.a.shape[0]
         beyond = own - pairs[..., along, along]
         one = _beside(self.a_beside, pairs)
         return one, beyond, one @ self.a.T + self._over_common(beyond).reshape(*pairs.shape[:-2], rows, rows)
 
     def _over_common(self, own: Array) -> Array:
-        """Sums over what two windows have in common, of values (k, keys) or (keys,): (k, rows, rows)."""
+        """Sums over the keys that two windows share, of values (k, keys) or (keys,): (k, rows, rows)."""
         rows, keys = self.a.shape
         return (self.common.reshape(rows * rows, keys) @ own.reshape(-1, keys).T).T.reshape(-1, rows, rows)
 
@@ -221,7 +221,7 @@ class _Smooth:
         return np.diagonal(self.full[1:-1], axis1=1, axis2=2)
 
     def _parts_back(self, g: Array, g_own: Array, h: Array, extra: Array) -> tuple[Array, Array, Array]:
-        """The second moment of a key's gradient, the covariance without K^k, and what multiplies each K^k.
+        """The second moment of a key's gradient, the covariance without K^k, and the factor on each K^k.
 
         Several gradients are along the first axis of every argument.
         """
@@ -289,7 +289,7 @@ class _Repetitions:
         return np.diagonal(pairs)
 
     def stretched(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
-        """K of the scores whose exponential gives equal tokens, and a token itself, what they have in a row of mean length.
+        """A K of the scores, whose exponential gives equal tokens, and a token with itself, their averages in a mean row.
 
         Parameters
         ----------

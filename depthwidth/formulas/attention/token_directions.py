@@ -63,7 +63,7 @@ class Changes(NamedTuple):
     in_query: Any
     """1/d_h"""
     less: Any
-    """What a token of one norm with a large logit has less of in other directions"""
+    """The loss in other directions of a token of one norm with a large logit"""
     shares: Any
     """By the spread of the tokens' common share"""
 
