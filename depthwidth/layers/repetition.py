@@ -149,7 +149,8 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
     blocks are sampled.
     """
     trace, first = site.trace, x
-    states: list[tuple[float, ...]] = []
+    states: list[_State] = []
+    following: Any = []
     steps = None
     with trace.silence():
         for trace.layer in layers:
@@ -158,13 +159,14 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
             if not (steps or isinstance(first, Signal)) and len(states) == _SINGLE:
                 return None
             if steps:
-                states += _tabulated_states(steps, block.parallel, x, layers.stop - trace.layer)
+                following = _tabulated_states(steps, block.parallel, x, layers.stop - trace.layer)
                 break
             states.append(_state(x))
             x, _ = block.moments(x, site)
     import numpy as np
 
-    inputs = _signal_of(first, np.array(states).T)
+    rows = [np.array(part) for part in (states, following) if len(part)]
+    inputs = _signal_of(first, np.ascontiguousarray(np.concatenate(rows).T))
     finite(inputs, site.role)
     return inputs.offset_as(first.offset and first.offset.times(_offset_shares(block, site, layers)[:-1]))
 
@@ -176,7 +178,7 @@ def _state(x: AnySignal) -> tuple[float, ...]:
     return tuple(float(part[0]) for part in _columns_of(x))
 
 
-_STEP = 0.12
+_STEP = 0.18
 """Largest distance between blocks that are evaluated by tables, relative to the depth there."""
 _SINGLE = 3
 """Blocks that are evaluated one by one before tables, if pairs are of two kinds: the first adds to a small embedding."""
@@ -238,12 +240,17 @@ class _KindsTable:
 
         return PlaneTable(values, 0.0, math.pi / 2, orders=9 if region != "above" else 3)
 
-    def __call__(self, cosine: float, equal: float) -> list[float]:
-        """The values at the correlation of two different tokens and of two equal ones."""
+    def of_region(self, cosine: float, equal: float) -> tuple[str, PlaneTable]:
+        """The region of a correlation of two different tokens and of two equal ones, and its table."""
         region = "above" if equal > 1 else "lower" if equal < cosine else "between"
         table = self._tables.get(region)
         if table is None:
             table = self._tables[region] = self._table(region)
+        return region, table
+
+    def __call__(self, cosine: float, equal: float) -> list[float]:
+        """The values at the correlation of two different tokens and of two equal ones."""
+        region, table = self.of_region(cosine, equal)
         if region == "above":
             return table(math.acos(cosine), min(1.0, (equal - 1) / _EXCESS))
         wide, narrow = (1 - equal, 1 - cosine) if region == "lower" else (1 - cosine, 1 - equal)
@@ -286,6 +293,9 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
         at, draws = site.at(name), list[Any]()
         of_part = functools.partial(outputs, part, at, draws)
         table: Any = _KindsTable(of_part, size) if isinstance(x, TokenSignal) else _angle_table(of_part, size)
+        if isinstance(table, _KindsTable):
+            c, equal = _state(x)[1:3]
+            table.of_region(c / size, equal / size)
         normalised, share = None, 1.0
         if part.norm_stream is not None:
             share = _norm_share(part.norm_stream)
@@ -294,16 +304,14 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
         read = (block.norm if block.parallel else None) or part.norm_in
         # The stream is scaled once by branches in parallel.
         skip = None if at.scales()[0] == 1 or (block.parallel and steps) else at.scales()[0]
-        if not draws:  # they do not depend on the correlations
-            of_part(np.full((2, 1), 0.5 * size))
         draw = DrawSpread(*(None if part is None else float(np.max(part)) for part in draws[0]))
         reads = None if read is None else _norm_share(read)
         steps.append(_BranchTable(table, skip, reads, normalised, share, draw, part.width))
     return steps
 
 
-def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, times: int) -> list[tuple[float, ...]]:
-    """The stream at the input of each of `times` blocks, from the tables of the branches.
+def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, times: int) -> Any:
+    """The stream at the input of each of `times` blocks, from the tables of the branches; a row for each.
 
     If branches are added to an unscaled stream, their increments change slowly with the depth, and only some blocks are
     evaluated.
@@ -314,7 +322,7 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, t
     if times > MANY_BLOCKS and all(step.skip is None and step.normalised is None for step in steps):
         sampled = sampled_states(advance_block, state, times, _STEP)
         if sampled is not None:
-            return [tuple(row) for row in sampled.tolist()]
+            return sampled
     states, seen = [state], {state: 0}
     while len(states) < times:
         state = advance_block(state)

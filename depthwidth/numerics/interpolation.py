@@ -89,8 +89,7 @@ class PlaneTable:
         x, y = np.linspace(low, high, nodes), (chebyshev_nodes(orders) + 1) / 2
         values = np.asarray(functions(np.repeat(x, orders), np.tile(y, nodes))).reshape(nodes, orders, -1)
         along = chebyshev_coefficients(orders) @ values
-        coefficients = spline(x, along.reshape(nodes, -1)).transpose(1, 0, 2)
-        self._pieces = [np.ascontiguousarray(piece) for piece in coefficients]
+        self._pieces = list(np.ascontiguousarray(spline(x, along.reshape(nodes, -1)).transpose(1, 0, 2)))
         self._low, self._step, self._orders = low, (high - low) / (nodes - 1), orders
 
     def __call__(self, x: float, y: float) -> list[float]:

@@ -193,19 +193,25 @@ def repetitions(pair: float, n: float, variance: Array, share: Array, head_dim: 
     variance : of the scores, nats^2; (m,).
     share : of the variance that a token's positions share, in [0, 1]; (m,).
     """
-    if head_dim is not None:
-        sizes, weights = _norms(head_dim)
-        each = repetitions(pair, n, np.multiply.outer(sizes, variance).ravel(), np.tile(share, sizes.size))
-        return Repetition(*(weights @ part.reshape(sizes.size, -1) for part in each))
-    domains = np.maximum(0, np.ceil(np.log2(np.maximum(variance, _FIRST_DOMAIN) / _FIRST_DOMAIN) - 1e-9)).astype(int)
-    found = np.empty((3, variance.size))
-    for domain in distinct(domains).tolist():
+    sizes, weights = (np.ones(1), np.ones(1)) if head_dim is None else _norms(head_dim)
+    variances = np.multiply.outer(sizes, variance)
+    domains = np.maximum(0, np.ceil(np.log2(np.maximum(variances, _FIRST_DOMAIN) / _FIRST_DOMAIN) - 1e-9)).astype(int)
+    kinds = distinct(domains).tolist()
+    if len(kinds) == 1:
+        return Repetition(*(weights @ part for part in _read(_table(pair, n, kinds[0]), variances, share)))
+    found = np.empty((3, *variances.shape))
+    for domain in kinds:
         at = domains == domain
-        low, high, table = _table(pair, n, domain)
-        over_x = chebyshev_basis(2 * (np.log1p(variance[at]) - low) / (high - low) - 1, table.shape[1])
-        over_y = chebyshev_basis(2 * share[at] - 1, table.shape[2])
-        found[:, at] = np.exp((np.tensordot(table, over_y, (2, 0)) * over_x).sum(1))
-    return Repetition(*found)
+        found[:, at] = _read(_table(pair, n, domain), variances[at][None], np.broadcast_to(share, at.shape)[at])[:, 0]
+    return Repetition(*(weights @ part for part in found))
+
+
+def _read(table: tuple[float, float, Array], variances: Array, share: Array) -> Array:
+    """The fields of :class:`Repetition` from a table, for several variances (sizes, m) of each share (m,); (3, sizes, m)."""
+    low, high, coefficients = table
+    over_x = chebyshev_basis(2 * (np.log1p(variances) - low) / (high - low) - 1, coefficients.shape[1])
+    along = coefficients @ chebyshev_basis(2 * share - 1, coefficients.shape[2])  # one polynomial for each share
+    return np.exp(np.einsum("fkm,ksm->fsm", along, over_x))
 
 
 _FIRST_DOMAIN = 3.0

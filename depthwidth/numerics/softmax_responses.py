@@ -234,6 +234,11 @@ class Responses:
         """As :meth:`row`, for other lengths with interpolated `coefficients` of shape (fields, variances, rows)."""
         return RowResponse(*self.values(variance, coefficients))
 
+    def rows_of_one_length(self, variance: Array) -> RowResponse:
+        """The responses of rows of the first length, at each of several variances; shape (n,)."""
+        basis = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
+        return RowResponse(*(self.row_table[:, :, 0] @ basis))
+
     def values(self, variance: Array, coefficients: Array) -> Array:
         """Fields at each row's own variance, from coefficients of shape (fields, variances, rows)."""
         basis = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)

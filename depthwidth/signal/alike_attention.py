@@ -17,6 +17,7 @@ Derivation: docs/derivations/tokens.md, (T3) to (T9).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from ..numerics.distinct import distinct
 from ..numerics.repeated_softmax import Repetition, repetitions
 from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
+from ..values import once
 from .rotation import Rotation, Turned
 
 Array = Any
@@ -37,12 +39,12 @@ class AlikeAttention(NamedTuple):
 
     covariance: Array
     """Of the output before its projection, per feature, for values with the second moment of the source; (3, n)"""
-    back: Array
-    """The map from those moments of the output's gradient to those of the input's; (3, 3, n)"""
+    back: Callable[[], Array]
+    """Makes the map from those moments of the output's gradient to those of the input's; (3, 3, n)"""
 
     def pull(self, g: Array) -> Array:
         """The gradient at the input (..., 3, n), given that at the output."""
-        return np.einsum("jin,...in->...jn", self.back, g)
+        return np.einsum("jin,...in->...jn", self.back(), g)
 
 
 class Setting(NamedTuple):
@@ -83,7 +85,7 @@ def alike_attention(
     keys[:2] *= near
     apart = np.maximum(q - keys[0], 0.0)
     variance = gain * apart
-    correlation = np.clip(unit[:2] / np.maximum(q, _LEAST), -1.0, 1.0)
+    correlation = (unit[:2] / np.maximum(q, _LEAST)).clip(-1.0, 1.0)
     turned: Turned | None = None
     if setting.rotation != (1.0, 1.0):
         one = np.ones_like(q)
@@ -92,56 +94,98 @@ def alike_attention(
         turned = Rotation(keys[:1], same, different).of_layer(q + 0 * same, apart + 0 * same, q - unit[0] + 0 * same, tokens, 2)
         correlation = turned.rows[:2]
     found = _responses(variance, correlation, head_dims, setting.length)
-    rows = found.rows
-    exponent = gain * np.concatenate([found.pairs.exponent, rows.ratio[None]])
-    slope = np.concatenate([found.pairs.slope, rows.slope[None]])
-    product = q * np.concatenate([found.pairs.product, rows.norm[None]])
-
+    exponent = gain * np.concatenate([found.pairs.exponent, found.rows.ratio[None]])
     kinds, weights, further = _scores(keys, variance, exponent[2], head_dims, setting)
     grown = np.exp(exponent[:, None] * further)
     weighed = further * grown
-    far = found.far
-    if far is not None:  # rows that repel may have no exponent; w is then linear in the covariance of the scores
-        grown[:2] = np.where(far[:, None], found.growth.growth[:, None] * gain * further, grown[:2])
-        weighed[:2] = np.where(far[:, None], further, weighed[:2])
-        slope[:2] = np.where(far, found.growth.slope, slope[:2])
-        product[:2] = np.where(far, q * found.growth.product, product[:2])
-    share = grown - (weights * grown).sum(1, keepdims=True) + 1
-    moved = slope[:, None] * (weighed - (weights * weighed).sum(1, keepdims=True))
-    values = weights * unit
-    covariance, response = (values * share).sum(1), (values * moved).sum(1)
-    alone = 1 / setting.length
-    jacobian = slope[:2] * np.exp(found.pairs.exponent * variance)
-    if far is not None:
-        jacobian = np.where(far, slope[:2], jacobian)
-    passed = share
-    if turned is not None:
-        response *= turned.response
-        product = product + q * turned.keys
-        diagonals = np.concatenate([alone * (1 - alone) * jacobian, rows.T[None]])
-        away, per_key = turned.of_pairs(diagonals, product, q, apart, 1 - alone)
-        centred = further - (weights * further).sum(0)
-        passed = share + (score_gain * away)[:, None] * (1 - per_key * centred)
-        moved = moved * turned.stretch[:, None]
-    if setting.width is not None:
-        # Products of tokens fluctuate: off the diagonal, this is their variance about the mean.
-        stir = apart * apart / setting.width
-        left = (1 - rows.P) ** 2
-        covariance[:2] += score_gain * stir * left * unit[:2]
-        response[:2] += stir * (left - alone * (1 - alone) * jacobian)
-        covariance[2] += gain * stir * rows.output_noise
-        response[2] += stir * rows.query_noise
-    back = (kinds[:, None, None] * (passed + score_gain * product[:, None] * moved)).swapaxes(0, 1)
-    back = back * (weights / kinds[:, None])[:, None]
-    if setting.dropout:
-        noise = setting.dropout / (1 - setting.dropout)
-        covariance[2] += noise * rows.P * q
-        response[2] += noise * q * apart * rows.T
-        dropped = noise * score_gain * product[2] * q * rows.T
-        back[2, 2] += noise * rows.P + dropped
-        back[:2, 2] -= dropped / (setting.length - 1)
-    back[range(3), range(3)] += score_gain * response
-    return AlikeAttention(covariance * (size if normed else 1.0), back)
+    if found.far is not None:  # rows that repel may have no exponent; w is then linear in the covariance of the scores
+        far = found.far.pairs[:, None]
+        grown[:2] = np.where(far, found.far.growth.growth[:, None] * gain * further, grown[:2])
+        weighed[:2] = np.where(far, further, weighed[:2])
+    layer = _Layer(unit, score_gain, apart, variance, found, turned, kinds, weights, further, grown, weighed, setting)
+    return AlikeAttention(layer.output() * (size if normed else 1.0), once(layer.back))
+
+
+class _Layer(NamedTuple):
+    """Attention in each block, from which follow its output and, for those that have one, its gradient."""
+
+    unit: Array
+    score_gain: Array
+    apart: Array
+    """The part of the keys that different tokens do not share"""
+    variance: Array
+    found: _Found
+    turned: Turned | None
+    kinds: Array
+    weights: Array
+    further: Array
+    """Shares and covariances of the kinds, from :func:`_scores`"""
+    grown: Array
+    weighed: Array
+    """exp(zeta_i y_j), and y_j times that; (3, 3, n)"""
+    setting: Setting
+
+    def share(self) -> Array:
+        """W; (3, 3, n)."""
+        share: Array = self.grown - (self.weights * self.grown).sum(1, keepdims=True) + 1
+        return share
+
+    @property
+    def stir(self) -> Array:
+        """Variance about the mean of the products of tokens, off the diagonal."""
+        return self.apart * self.apart / self.setting.width
+
+    @property
+    def noise(self) -> float:
+        """The part that dropout adds, p / (1 - p)."""
+        return self.setting.dropout / (1 - self.setting.dropout)
+
+    def output(self) -> Array:
+        """The covariances of the output; (3, n)."""
+        rows, q = self.found.rows, self.unit[2]
+        covariance: Array = (self.weights * self.unit * self.share()).sum(1)
+        if self.setting.width is not None:
+            covariance[:2] += self.score_gain * self.stir * (1 - rows.P) ** 2 * self.unit[:2]
+            covariance[2] += self.score_gain * q * self.stir * rows.output_noise
+        if self.setting.dropout:
+            covariance[2] += self.noise * rows.P * q
+        return covariance
+
+    def back(self) -> Array:
+        """The map of the gradient's moments from the output to the input; (3, 3, n)."""
+        rows, pairs, far = self.found.rows, self.found.pairs, self.found.far
+        q, apart, weights, further = self.unit[2], self.apart, self.weights, self.further
+        slope = np.concatenate([pairs.slope, rows.slope[None]])
+        product = q * np.concatenate([pairs.product, rows.norm[None]])
+        alone = 1 / self.setting.length
+        jacobian = slope[:2] * np.exp(pairs.exponent * self.variance)
+        if far is not None:
+            slope[:2] = np.where(far.pairs, far.growth.slope, slope[:2])
+            product[:2] = np.where(far.pairs, q * far.growth.product, product[:2])
+            jacobian = np.where(far.pairs, slope[:2], jacobian)
+        passed = self.share()
+        moved = slope[:, None] * (self.weighed - (weights * self.weighed).sum(1, keepdims=True))
+        response = (weights * self.unit * moved).sum(1)
+        if self.turned is not None:
+            response *= self.turned.response
+            product = product + q * self.turned.keys
+            diagonals = np.concatenate([alone * (1 - alone) * jacobian, rows.T[None]])
+            away, per_key = self.turned.of_pairs(diagonals, product, q, apart, 1 - alone)
+            centred = further - (weights * further).sum(0)
+            passed = passed + (self.score_gain * away)[:, None] * (1 - per_key * centred)
+            moved = moved * self.turned.stretch[:, None]
+        if self.setting.width is not None:
+            response[:2] += self.stir * ((1 - rows.P) ** 2 - alone * (1 - alone) * jacobian)
+            response[2] += self.stir * rows.query_noise
+        kinds = self.kinds[:, None, None]
+        back = (kinds * (passed + self.score_gain * product[:, None] * moved)).swapaxes(0, 1) * (weights / kinds[:, 0])[:, None]
+        if self.setting.dropout:
+            response[2] += self.noise * q * apart * rows.T
+            dropped = self.noise * self.score_gain * product[2] * q * rows.T
+            back[2, 2] += self.noise * rows.P + dropped
+            back[:2, 2] -= dropped / (self.setting.length - 1)
+        back[range(3), range(3)] += self.score_gain * response
+        return back
 
 
 def _scores(keys: Array, variance: Array, steep: Array, head_dims: Array, setting: Setting) -> tuple[Array, Array, Array]:
@@ -168,14 +212,26 @@ def _scores(keys: Array, variance: Array, steep: Array, head_dims: Array, settin
 
 def _repetitions(variance: Array, shared: Array, head_dims: Array, setting: Setting) -> Repetition:
     """Weights of repetitions in each block, whose heads differ in little but their kind."""
+    length, kinds = float(setting.length), distinct(head_dims).tolist()
+    if len(kinds) == 1:
+        return repetitions(setting.match, length, variance, shared, int(kinds[0]) or None)
     found = np.empty((3, variance.size))
-    for head_dim in distinct(head_dims):
+    for head_dim in kinds:
         at = head_dims == head_dim
-        found[:, at] = repetitions(setting.match, float(setting.length), variance[at], shared[at], int(head_dim) or None)
+        found[:, at] = repetitions(setting.match, length, variance[at], shared[at], int(head_dim) or None)
     return Repetition(*found)
 
 
 # ---- responses of the softmax ----
+
+
+class _Far(NamedTuple):
+    """Pairs of rows that repel."""
+
+    pairs: Array
+    """True for them; (2, n)"""
+    growth: Growth
+    """Their responses; (2, n)"""
 
 
 class _Found(NamedTuple):
@@ -183,9 +239,8 @@ class _Found(NamedTuple):
 
     rows: RowResponse
     pairs: PairResponse
-    far: Array | None
-    """True for pairs of rows that repel, if there are any"""
-    growth: Growth
+    far: _Far | None
+    """None if no rows repel"""
 
 
 @functools.lru_cache(maxsize=64)
@@ -196,20 +251,27 @@ def _tables(octave: int, length: int, head_dim: int | None) -> Responses:
 def _responses(variance: Array, correlation: Array, head_dims: Array, length: int) -> _Found:
     """The responses at each block's variance, from tables up to a power of two above it, 1 or more: right to 2e-6 below."""
     octaves = np.maximum(np.ceil(np.log2(np.maximum(variance, _TINY)) - _TINY), 0).astype(int)
+    if (octaves == octaves[0]).all() and (head_dims == head_dims[0]).all():
+        return _read(_tables(int(octaves[0]), length, int(head_dims[0]) or None), variance, correlation)
     rows, pairs, growth = np.empty((len(RowResponse._fields), variance.size)), *np.empty((2, 3, *correlation.shape))
     far = np.zeros(correlation.shape, dtype=bool)
     for octave, head_dim in sorted(set(zip(octaves.tolist(), head_dims.tolist(), strict=True))):
         at = np.flatnonzero((octaves == octave) & (head_dims == head_dim))
-        tables, s2, r = _tables(octave, length, head_dim or None), variance[at], correlation[:, at]
-        rows[:, at] = tables.rows(s2, tables.row_table)
-        over_x, over_y = tables.bases(s2, r)
-        both = np.einsum("fkrp,kp->frp", np.tensordot(tables.pairs[..., 0, 0], over_y, (2, 0)), over_x)
-        pairs[: len(both), :, at] = both
-        if len(both) == 2:
-            pairs[2, :, at] = r.T
-        low = r < tables.lowest
-        if low.any():
-            over_x, over_y = repelling_bases(s2, r, tables.largest)
-            far[:, at] = low
-            growth[:, :, at] = np.einsum("fkl,kp,lrp->frp", tables.repelling[..., 0, 0], over_x, over_y)
-    return _Found(RowResponse(*rows), PairResponse(*pairs), far if far.any() else None, Growth(*growth))
+        part = _read(_tables(octave, length, head_dim or None), variance[at], correlation[:, at])
+        rows[:, at], pairs[:, :, at] = part.rows, part.pairs
+        if part.far is not None:
+            far[:, at], growth[:, :, at] = part.far
+    return _Found(RowResponse(*rows), PairResponse(*pairs), _Far(far, Growth(*growth)) if far.any() else None)
+
+
+def _read(tables: Responses, variance: Array, correlation: Array) -> _Found:
+    """The responses of blocks that share tables."""
+    over_x, over_y = tables.bases(variance, correlation)
+    along = (tables.pairs[..., 0, 0] @ over_y.reshape(len(over_y), -1)).reshape(-1, len(over_x), *correlation.shape)
+    both = np.einsum("fkrp,kp->frp", along, over_x)
+    pairs = PairResponse(both[0], both[1], both[2] if len(both) == 3 else correlation)
+    far, low = None, correlation < tables.lowest
+    if low.any():
+        over_x, over_y = repelling_bases(variance, correlation, tables.largest)
+        far = _Far(low, Growth(*np.einsum("fkl,kp,lrp->frp", tables.repelling[..., 0, 0], over_x, over_y)))
+    return _Found(tables.rows_of_one_length(variance), pairs, far)

@@ -9,6 +9,7 @@ from passes import Given, start
 from depthwidth.layers import Attention, Block, FeedForward, LayerNorm, Repeat, Residual, RMSNorm
 from depthwidth.layers import repetition as module
 from depthwidth.layers.base import component
+from depthwidth.numerics import recursion
 from depthwidth.signal import Offset, Signal, Spread, TokenSignal
 from depthwidth.signal.positions import Alike, Positions
 
@@ -213,6 +214,34 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
         for found, known in zip(together.spread, singly.spread, strict=True):
             assert found == pytest.approx(known, rel=2e-5, abs=1e-15)
     assert singly.covariance[1] != pytest.approx(singly.covariance[0], rel=3e-6)  # kinds differ, or nothing was compared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [False, True])
+def test_few_blocks_of_a_thousand_stand_for_all(kinds, monkeypatch):
+    """The stream at the input of each block from the tables of some forty, against that from the tables of every block."""
+    from passes import gaussian
+
+    def columns(step=None, every=False):
+        monkeypatch.setattr(module, "_STEP", step or usual)
+        monkeypatch.setattr(module, "MANY_BLOCKS", 10**6 if every else 16)
+        x = of_kinds() if kinds else gaussian(1.0, 0.2, WIDTH)
+        site = start(given(), finite_width=True)
+        return np.array(module._columns_of(module.block_inputs(block(Block, eps=1e-9, causal=False), x, site, range(1000))))
+
+    usual = module._STEP
+    exact = columns(every=True)
+    moments = 2 + kinds
+
+    def errors(found):
+        relative = np.abs(found - exact).max(1) / np.abs(exact).max(1)
+        return relative[:moments].max(), relative[moments:].max()
+
+    size, spread = errors(columns())
+    assert size < 1e-9
+    assert spread < 5e-8
+    monkeypatch.setattr(recursion, "_TOLERANCE", 1.0)
+    assert errors(columns(0.3))[1] > 1e-7  # longer steps, which the recursion itself would refuse
 
 
 @pytest.mark.slow
