@@ -465,6 +465,8 @@ def _adapters_passed(layer: Layer, setup: TrainingSetup, kind: str = "") -> int:
 def _inside(site: str, frozen: str | tuple[str, ...]) -> bool:
     """True if a site is one of the frozen ones or inside of one; numbers of blocks in it are left out."""
     names = (frozen,) if isinstance(frozen, str) else frozen
+    if not names:
+        return False
     plain = _plain(site)
     return any(plain == _plain(name) or plain.startswith(f"{_plain(name)}.") for name in names)
 
@@ -486,6 +488,8 @@ def _check_experts(tree: Transformer, devices: int) -> None:
 
 
 def _check_frozen(tree: Transformer, setup: TrainingSetup) -> None:
+    if not setup.frozen:
+        return
     sites = {_plain(f"{node.site}.{name}") for node in tree.walk() for name in node.layer.tensors()}
     for name in setup.frozen:
         if not any(_inside(site, name) for site in sites):

@@ -12,10 +12,11 @@ from ..formulas import rules as laws
 from ..formulas import shape_penalty
 from . import policy
 from .combined import LAW, LEVELS, LossBand, best_width_band, curvatures, shifts
+from .continuous import meet_at_depth
 from .counting import Counts
 from .equal_budget import EqualBudget
 from .judging import Shape
-from .rules import at_depth, meet
+from .rules import meet
 
 
 class BestDepth(NamedTuple):
@@ -44,7 +45,7 @@ def best_depths(counts: Counts, shape: Shape) -> Iterator[BestDepth]:
         for level in LEVELS:
             band = best_width_band(size, level)
             depths = sorted(_Ends(counts, math.log(edge / band.width)).best_depth for edge in (band.low, band.high))
-            widths = sorted(found[1] for depth in depths if (found := meet(at_depth(depth), counts.quantity, counts.amount)))
+            widths = sorted(found[1] for depth in depths if (found := meet_at_depth(depth, counts.quantity, counts.amount)))
             losses = _loss_band(counts, shape, level, place).ends(band)
             yield BestDepth(level, (depths[0], depths[1]), (widths[0], widths[-1]), losses, band.extrapolated)
     except _BeyondSearchError:
@@ -59,7 +60,7 @@ def _place(counts: Counts, shape: Shape) -> tuple[float, float, float, float]:
     depth = level.best_depth
     size = level.at_budget((shape.depth, shape.width), float(shape.trained_size), float(shape.amount))
     offset = math.log(shape.width / middle.best_width(size))
-    here, *beside = (meet(at_depth(depth * factor), counts.quantity, counts.amount) for factor in (1.0, 1 / _ASIDE, _ASIDE))
+    here, *beside = (meet_at_depth(depth * factor, counts.quantity, counts.amount) for factor in (1.0, 1 / _ASIDE, _ASIDE))
     if here is None or None in beside:
         return size, offset, 0.0, 0.0
     (few, wide), (many, narrow) = (found for found in beside if found is not None)

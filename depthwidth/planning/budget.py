@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -128,6 +129,12 @@ class Budget:
     def in_bytes(self) -> bool:
         """True if the amount is a number of bytes."""
         return self.kind in ("memory", "weights")
+
+    def of_one(self) -> Budget:
+        """A budget of one unit by the same counts: of those of parameters, the other conventions have no part."""
+        if self.kind in ("parameters", "non_embedding", "active"):
+            return Budget(self.kind, Fraction(1))
+        return replace(self, amount=Fraction(1))
 
     @property
     def size_share(self) -> float:

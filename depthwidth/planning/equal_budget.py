@@ -11,7 +11,8 @@ from ..formulas import shape_penalty
 from ..numerics.roots import false_position
 from . import policy
 from .caveats import loss_change_error
-from .rules import Quantity, at_depth, meet
+from .continuous import meet_at_depth
+from .rules import Quantity
 
 
 class DepthRange(NamedTuple):
@@ -65,7 +66,7 @@ class EqualBudget:
 
     def on_curve(self, log_depth: float) -> float | None:
         """:meth:`log_loss` of the continuous shape of this ln(depth) that uses the budget exactly; None if there is none."""
-        found = meet(at_depth(math.exp(log_depth)), self.quantity, self.amount)
+        found = meet_at_depth(math.exp(log_depth), self.quantity, self.amount)
         if found is None:
             return None
         size = self.size(*found)
@@ -119,7 +120,7 @@ class EqualBudget:
         """Standard error of the difference in loss between two depths of the curve."""
         places = []
         for place in (against, log_depth):
-            found = meet(at_depth(math.exp(place)), self.quantity, self.amount)
+            found = meet_at_depth(math.exp(place), self.quantity, self.amount)
             if found is None:
                 return 0.0
             size = self.size(*found)

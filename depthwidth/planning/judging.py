@@ -15,10 +15,11 @@ from ..quantities import format_bytes
 from . import policy
 from .budget import Budget
 from .caveats import loss_change_error, penalty_error
+from .continuous import depth_on_line, meet_at_depth
 from .counting import Counts
 from .equal_budget import EqualBudget
 from .limits import Limits
-from .rules import Curve, Rule, at_depth, meet
+from .rules import Curve, Rule, log_parameter, meet
 from .template import Template
 
 NO_LIMITS = Limits()
@@ -89,18 +90,33 @@ class Judge(Counts):
             self._clear_cache()
 
     def _clear_cache(self) -> None:
-        for name in ("loss_per_amount", "_optimal_width_line", "level", "judged", "centre", "_least_loss"):
+        for name in (
+            "loss_per_amount",
+            "_optimal_width_line",
+            "level",
+            "judged",
+            "centre",
+            "_least_loss",
+            "_curve",
+            "_own_shape",
+        ):
             self.__dict__.pop(name, None)
         self._costs: dict[tuple[int, int], float] = {}
         self._screened: dict[tuple[int, int], float] = {}
         self._places: dict[tuple[float, ...], tuple[float, float | None, float]] = {}
         self._depths: dict[int, tuple[float, float] | None] = {}
+        self._near: float | None = None
+        self._optimum: tuple[float, float] | None = None
 
     # Continuous shapes.
 
     def meet_budget(self, curve: Curve) -> tuple[float, float] | None:
         """The point at which a curve uses up the budget; None if it never does."""
         return meet(curve, self.quantity, self.amount)
+
+    def at_depth(self, depth: float) -> tuple[float, float] | None:
+        """The shape of one depth that uses up the budget; None if none does."""
+        return meet_at_depth(depth, self.quantity, self.amount)
 
     def shape_by(self, rule: Rule) -> tuple[float, float] | None:
         """A rule's shape at the budget; None if its curve never meets the budget."""
@@ -114,10 +130,16 @@ class Judge(Counts):
         InputError
             if the budget is too small for any shape.
         """
-        found = self.shape_by(self.rule) or self.meet_budget(at_depth(self.template.least_depth))
-        if found is None:
+        if self._optimum is None:
+            self._optimum = self._own_shape or self.at_depth(self.template.least_depth)
+        if self._optimum is None:
             raise InputError(too_small(self))
-        return found
+        return self._optimum
+
+    @cached_property
+    def _own_shape(self) -> tuple[float, float] | None:
+        """The shape of this search's own rule; None if its curve never meets the budget."""
+        return self.shape_by(self.rule)
 
     @cached_property
     def level(self) -> EqualBudget:
@@ -127,7 +149,7 @@ class Judge(Counts):
     @cached_property
     def judged(self) -> bool:
         """True if shapes are judged by their loss, False if by their distance from the rule's curve alone."""
-        return self.by_loss and self.shape_by(self.rule) is not None
+        return self.by_loss and self._own_shape is not None
 
     @cached_property
     def centre(self) -> tuple[float, float]:
@@ -144,12 +166,20 @@ class Judge(Counts):
             depth = min(depth, limits.layers_at_most)
         if limits.depth is not None:
             depth = limits.depth
-        return own if depth == own[0] else self.meet_budget(at_depth(depth)) or own
+        return own if depth == own[0] else self.at_depth(depth) or own
 
     def optimal_width(self, size: float) -> float | None:
         """The rule's width for a network of this size; None if it has none."""
-        found = meet(self.rule.curve(self.density), self.size, size)
-        return None if found is None else found[1]
+        curve = self._curve
+        found = log_parameter(curve, self.size, size, self._near)
+        if found is None:
+            return None
+        self._near = found
+        return curve(math.exp(found))[1]
+
+    @cached_property
+    def _curve(self) -> Curve:
+        return self.rule.curve(self.density)
 
     # The cost of a shape.
 
@@ -199,7 +229,12 @@ class Judge(Counts):
     def depth_of(self, width: int) -> tuple[float, float] | None:
         """The continuous depth at which blocks of this width use up the budget, and the width; None if there is none."""
         if width not in self._depths:
-            self._depths[width] = meet(lambda depth: (depth, width), self.rounded_quantity, self.amount)
+            line = self.rounded_line(width)
+            if line is None:
+                self._depths[width] = meet(lambda depth: (depth, width), self.rounded_quantity, self.amount)
+            else:
+                depth = depth_on_line(line, self.amount)
+                self._depths[width] = None if depth is None else (depth, width)
         return self._depths[width]
 
     def screened_cost(self, depth: int, width: int) -> float:
@@ -311,7 +346,7 @@ class Measurer(Judge):
         None if there is no such shape, or the rule has no best width there.
         """
         loss = self.level.on_curve(math.log(depth))
-        found = self.meet_budget(at_depth(depth))
+        found = self.at_depth(depth)
         if loss is None or found is None:
             return None
         other = self.level.at_budget((against.depth, against.width), against.trained_size, float(against.amount))

@@ -16,13 +16,14 @@ from ..quantities import format_bytes, format_count, numbered, plain_number
 from . import policy
 from .budget import Budget
 from .caveats import EXPERTS_CAVEAT, measured_cost, penalty_caveats, penalty_error, shape_caveats
+from .continuous import meet_at_depth
 from .costs import costs
 from .equal_budget import DepthRange
 from .judging import Shape
 from .known_models import comparable_models, family_of
 from .limits import Limits
 from .requests import Request, read_request
-from .rules import Rule, at_depth, default_rule, find_rule, meet, rules
+from .rules import Rule, default_rule, find_rule, meet, rules
 from .search import Search
 from .template import Template
 
@@ -261,7 +262,7 @@ class Plan:
         found = []
         for i in range(points):
             depth = self.shape.depth * 5 ** (2 * i / (points - 1) - 1)
-            shape = meet(at_depth(depth), quantity, amount)
+            shape = meet_at_depth(depth, quantity, amount)
             if shape is not None:
                 found.append(shape)
         return found

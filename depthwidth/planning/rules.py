@@ -27,7 +27,10 @@ Curve = Callable[[float], tuple[float, float]]
 Quantity = Callable[[float, float], float]
 """From (depth, width) to an amount, growing with both."""
 
-_SPAN = (1e-9, 1e18)  # of a curve's parameter; no network has a depth or width outside
+SPAN = (1e-9, 1e18)
+"""Of a curve's parameter; no network has a depth or width outside."""
+_BESIDE = 0.2
+"""Change of ln(parameter) within which a point is expected from that of a similar amount."""
 
 
 @frozen
@@ -76,8 +79,17 @@ class Rule:
 def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float] | None:
     """The continuous (depth, width) at which `curve` reaches `amount` of `quantity`; None if it never does.
 
+    A curve that begins above the amount or ends below it never reaches it.
+    """
+    root = log_parameter(curve, quantity, amount)
+    return None if root is None else curve(math.exp(root))
+
+
+def log_parameter(curve: Curve, quantity: Quantity, amount: float, near: float | None = None) -> float | None:
+    """Ln of the curve's parameter at the point of :func:`meet`; `near` is that of a similar amount, if known.
+
     The logarithm of the quantity against that of the curve's parameter is close to a straight line, so that false position
-    converges in a few steps. A curve that begins above the amount or ends below it never reaches it.
+    converges in a few steps.
     """
 
     def excess(log_t: float) -> float:
@@ -89,8 +101,11 @@ def meet(curve: Curve, quantity: Quantity, amount: float) -> tuple[float, float]
             return -math.inf
         return math.log(reached / amount) if reached > 0 else -math.inf
 
-    root = false_position(excess, *(math.log(t) for t in _SPAN))
-    return None if root is None else curve(math.exp(root))
+    if near is not None:
+        root = false_position(excess, near - _BESIDE, near + _BESIDE)
+        if root is not None:
+            return root
+    return false_position(excess, *(math.log(t) for t in SPAN))
 
 
 def at_depth(depth: float) -> Curve:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from . import policy
 from .judging import NO_LIMITS, Measurer, too_small
 from .limits import smallest_depth
-from .rules import Rule, at_depth
+from .rules import Rule
 from .template import Template
 
 
@@ -87,7 +87,7 @@ class Search(Measurer):
 
     def shapes_of_depth(self, depth: float) -> Iterator[tuple[int, int]]:
         """Shapes of about this depth: the two nearest allowed widths, and the depths that suit those."""
-        found = self.meet_budget(at_depth(depth))
+        found = self.at_depth(depth)
         near = policy.NEAR_DEPTH
         for width in () if found is None else self.template.nearest_widths(found[1]):
             stages = self.template.pipeline

@@ -12,8 +12,9 @@ from ..architecture import Transformer
 from ..architecture.design import Design, changed
 from ..checks import check_whole
 from ..errors import InputError, nearest, shown
-from ..values import frozen
+from ..values import cached_property, frozen
 from . import policy
+from .continuous import Continuous
 
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt3": {},
@@ -35,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 :class:`~depthwidth.architecture.design.Design`."""
 
 _FFN_RATIOS = {"llama2": Fraction(8, 3), "llama3": Fraction(7, 2), "mixtral": Fraction(7, 2)}
+_MOST_TREES = 64
 _SHAPE = frozenset({"depth", "width", "heads", "ffn"})
 _TEXT = frozenset({"vocab", "context", "kind", "tied", "segments"})
 
@@ -217,11 +219,16 @@ class Template:
 
     def at(self, depth: int, width: int) -> Transformer:
         """The tree at a given shape, its feed-forward width rounded to a multiple that suits hardware."""
-        exact = self.ffn_ratio * width
-        # A whole multiple of the width needs no rounding.
-        step = 1 if self.ffn_ratio.denominator == 1 else policy.ffn_step(width)
-        step = math.lcm(step, self.tensor_parallel)
-        return self._tree(depth, width, self.head_dim_at(width), max(step, step * round(exact / step)))
+        found = self._trees.get((depth, width))
+        if found is None:
+            found = self._trees[depth, width] = _rounded(self, depth, width)
+            if len(self._trees) > _MOST_TREES:
+                self._trees.clear()
+        return found
+
+    @cached_property
+    def _trees(self) -> dict[tuple[int, int], Transformer]:
+        return {}  # recent trees: a plan asks for most of them several times
 
     def _tree(self, depth: int, width: int, head_dim: int, ffn: int, *, rounded: bool = True) -> Transformer:
         """The tree of given sizes; with key-value heads before any rounding if `rounded` is false."""
@@ -301,11 +308,19 @@ class CountPolynomial:
             start=Fraction(0),
         )
 
-    def continuous(self) -> Callable[[float, float], float]:
+    def continuous(self) -> Continuous:
         """The same polynomial for real depths and widths, in floating point."""
         a0, a1, a2 = map(float, self.around)
         b0, b1, b2 = map(float, self.per_block)
-        return lambda depth, width: (a0 + depth * b0) + width * ((a1 + depth * b1) + width * (a2 + depth * b2))
+        return Continuous((a0, a1, a2), (b0, b1, b2))
+
+
+def _rounded(template: Template, depth: int, width: int) -> Transformer:
+    exact = template.ffn_ratio * width
+    # A whole multiple of the width needs no rounding.
+    step = 1 if template.ffn_ratio.denominator == 1 else policy.ffn_step(width)
+    step = math.lcm(step, template.tensor_parallel)
+    return template._tree(depth, width, template.head_dim_at(width), max(step, step * round(exact / step)))
 
 
 def _sampled(
