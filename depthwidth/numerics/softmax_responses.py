@@ -242,7 +242,7 @@ class Responses:
     def values(self, variance: Array, coefficients: Array) -> Array:
         """Fields at each row's own variance, from coefficients of shape (fields, variances, rows)."""
         basis = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
-        values: Array = (coefficients * basis).sum(1)
+        values: Array = np.einsum("fkn,kn->fn", coefficients, basis)
         return values
 
     def pair(self, variance: Array, correlation: Array) -> PairResponse:

@@ -29,7 +29,6 @@ Derivation: docs/derivations/tokens.md, (T3) to (T9).
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable
@@ -41,7 +40,8 @@ from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
 from ..numerics.softmax_tokens import TokenAverages
-from .attention_width import Rows, WidthTerms, width_terms
+from ..values import cached_property
+from .attention_width import Overlaps, Rows, WidthTerms, width_terms
 from .positions import Positions, Windows, _interpolation, smooth_nodes, windows
 from .rotation import Rotation, Turned, rotation_of
 from .window_sums import _TINY, Moments, _sums
@@ -56,6 +56,7 @@ _TOLERANCE = 1e-5  # remainder of the power series, relative to its sum
 _MOST_TERMS = 60
 _DISTANCES = 4096
 _LEFT = 0.25  # share of the mean square of unlike tokens' K below which that of two rows does not fall
+_ALL = 1.0  # share of a logit, without a bias, that tells something of its token
 _LEAST = 1e-150  # replaces a second moment of 0
 
 
@@ -178,20 +179,43 @@ class TokenAttention:
         values: Array = square.reshape(*square.shape[:-axes], -1).take(self._flat, axis=-1)
         return values
 
+    @cached_property
+    def _at_rows(self) -> Array:
+        return self.first * self.queries.count + self.second
+
+    @cached_property
+    def _kinds(self) -> tuple[float, float]:
+        """Shares of different and of equal tokens in the mean over both."""
+        match = self.queries.match or 0.0
+        return 1 - match, match
+
+    @cached_property
+    def _lengths(self) -> _Lengths:
+        return _Lengths.of(self.sums.n, self.first, self.second)
+
+    def lengths(self, n: Array) -> _Lengths:
+        """What follows from the lengths of rows; computed once if they do not depend on the signal."""
+        return self._lengths if n is self.sums.n else _Lengths.of(n, self.first, self.second)
+
     def both(self, values: Array) -> Array:
         """The product of the values of the two tokens of each pair: (n, n)."""
         return values[:, None] * values
 
     def of_rows(self, values: Array) -> Array:
         """Of a result of the sums over two windows, (..., n, n), the value at each pair of rows."""
-        return values[..., self.first, self.second]
+        found: Array = values.reshape(*values.shape[:-2], -1).take(self._at_rows, axis=-1)
+        return found
 
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
         """The matrix, and the excess of one row with itself over its diagonal; None if the diagonal already holds that."""
-        square = self.queries.of_any_pair(self.square(flat))
         if self.sums.dense:
-            return square, None
-        return square, flat[..., self.split :] - np.diagonal(square, axis1=-2, axis2=-1)
+            return self.queries.of_any_pair(self.square(flat)), None
+        pairs, place = flat, self._place
+        if self.queries.match is not None:  # the mean over both kinds, before each pair is copied to two places
+            half, (different, equal) = self.split // 2, self._kinds
+            pairs, place = different * flat[..., :half] + equal * flat[..., half : self.split], place[0]
+        square = pairs.take(place, axis=-1)
+        return square, flat[..., self.split :] - square.diagonal(0, -2, -1)
 
     def tables(self, largest: float) -> _Tables:
         """Integrals of the softmax for score variances up to 1, or a power of two from `largest` on: right to 2e-6 below 1."""
@@ -230,8 +254,13 @@ class TokenAttention:
         """
         q, c = np.asarray(q, dtype=float), np.asarray(c, dtype=float)
         tokens = (q, c)
-        keys = tokens if memory is None else (np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float))
-        for what, positions, (second, pair) in (("tokens", self.queries, tokens), ("source", self.source, keys)):
+        keys, given = tokens, [("tokens", self.queries, tokens)]
+        if memory is not None:
+            keys = np.asarray(memory[0], dtype=float), np.asarray(memory[1], dtype=float)
+            given.append(("source", self.source, keys))
+        elif self.source is not self.queries:
+            given.append(("source", self.source, tokens))
+        for what, positions, (second, pair) in given:
             n = positions.count
             if second.shape != (n,) or pair.shape != positions.pair_shape:
                 raise InputError(f"moments of the {what} have shapes {second.shape} and {pair.shape}, not those of {n} nodes")
@@ -250,6 +279,22 @@ class TokenAttention:
 def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
     """The :class:`TokenAttention` for these arguments, cached."""
     return TokenAttention(*arguments, **options)
+
+
+class _Lengths(NamedTuple):
+    """What follows from the number of keys that each row sees."""
+
+    lone: Array
+    """Rows of one key, if a first row has one and others follow"""
+    several: Array
+    """Rows of several keys"""
+    one: Array
+    """1 - 1/n of the shorter row of each pair"""
+
+    @classmethod
+    def of(cls, n: Array, first: Array, second: Array) -> _Lengths:
+        lone = np.flatnonzero(n == 1) if n[0] == 1 and n.size > 1 else np.zeros(0, dtype=int)
+        return cls(lone, np.flatnonzero(n > 1), 1 - 1 / np.minimum(n[first], n[second]))
 
 
 # ---- integrals at the row lengths of the windows ----
@@ -291,7 +336,7 @@ class _Tables:
         over_x, over_y = self.responses.bases(variance, correlation)
         k, m = self._kept
         if self._pairs is not None:
-            both = (self._pairs * (over_x[k] * over_y[m])).sum(1)
+            both = np.einsum("fkp,kp->fp", self._pairs, over_x.take(k, axis=0) * over_y.take(m, axis=0))
         else:  # too many pairs to store their coefficients
             pairs = self.responses.pairs
             both = np.zeros((pairs.shape[0], variance.size))
@@ -347,8 +392,9 @@ class _Layer:
 
     def _softmax(self, c: Array, qs: Array, cs: Array, values: Array) -> None:
         owner, gain, q = self.owner, self.gain, self.q
-        sums = self.sums = copy.copy(owner.sums)  # each layer has different weights in its windows
+        sums = self.sums = _copied(owner.sums)  # each layer has different weights in its windows
         a, b, split = owner.first, owner.second, owner.split
+        tokens = owner.flat(c)
         if sums.dense:
             cs = cs.copy()
             np.fill_diagonal(cs, qs)
@@ -358,8 +404,9 @@ class _Layer:
         x, xq = cs - middle, qs - middle
         of_values = None if owner.rotation is None else sums.window_moments(values - middle, xq)[1]
         own, apart, column, n = sums.window_moments(x, xq)
-        if n[0] == 1 and n.size > 1:  # a single token has no part that tokens do not share; nor has any, in windows of one
-            apart[n == 1] = apart[n > 1][:1] if n.max() > 1 else 0.0
+        lone, several_keys, one = owner.lengths(n)
+        if lone.size:  # a single token has no part that tokens do not share; nor has any, in windows of one
+            apart[lone] = apart[several_keys[0]] if several_keys.size else 0.0
         self.n, self.own = n, own + middle
         self.s2 = s2 = gain * q * apart
         whole = s2 if self.bias is None else s2 + self.bias[0]
@@ -368,22 +415,22 @@ class _Layer:
             tables.at(n)
         rows, averages = tables.row(whole)
         self.rows = rows
-        root = np.sqrt(q)
-        roots, s = root[a] * root[b], np.sqrt(whole)
-        variance = s[a] * s[b]
-        correlation = np.minimum(np.maximum(owner.flat(c) / np.maximum(roots, _LEAST), -1.0), 1.0)
+        root, s = np.sqrt(q), np.sqrt(whole)
+        roots, variance = root.take(a) * root.take(b), s.take(a) * s.take(b)
+        parts = apart.take(a) * apart.take(b)
+        correlation = np.minimum(np.maximum(tokens / np.maximum(roots, _LEAST), -1.0), 1.0)
         turned = self._turned(of_values, apart, correlation)
         if turned is not None:
             correlation = turned.rows
         if self.bias is not None:
             content = np.sqrt(np.maximum(s2[a] * s2[b], _TINY))
-            tokens, correlation = correlation, (correlation * content + self.bias[1] * self.bias[0]) / variance
+            unbiased, correlation = correlation, (correlation * content + self.bias[1] * self.bias[0]) / variance
         pair = tables.pair(variance, correlation)
         exponent, slope, product = pair.exponent * (gain * roots), pair.slope, pair.product * roots
         norm = rows.norm
         if self.bias is not None:
             exponent = exponent * variance / content
-            norm, moved = self._of_queries(rows.norm, pair.product, whole, content / variance, tokens, correlation)
+            norm, moved = self._of_queries(rows.norm, pair.product, whole, content / variance, unbiased, correlation)
             product = moved * roots
         exponent[split:], slope[split:] = gain * q * rows.ratio, rows.slope
         product[split:] = q * norm
@@ -400,32 +447,36 @@ class _Layer:
         else:
             terms = _terms(reach * most)
             products = sums.products(x, xq, terms, None if turned is None else (values - middle, xq))
-        covariances, _, diagonal, different = map(owner.of_rows, products)
+        covariances, diagonal, different = (owner.of_rows(products[place]) for place in (0, 2, 3))
         shared = diagonal[0]
         several = shared < 1 - _TINY  # two windows of the same single token have no pair of different tokens
         off = np.where(several, (different - diagonal) / np.where(several, 1 - shared, 1.0), diagonal)
         self.e, self.f = _coefficients(exponent, slope, off, terms)
-        jacobian = np.exp(pair.exponent * variance) * slope
+        grown = np.exp(pair.exponent * variance)
+        jacobian = grown * slope
         terms_of_width: WidthTerms | None = None
         told: Any = 0.0  # the share of a logit that tells something of its token; a bias does not
         if averages is not None:
-            told = 1.0 if self.bias is None else content / variance
-            found = Rows(rows, averages, self.own, apart, n, pair, correlation, variance, shared, roots, gain, a, b, split)
+            told = _ALL if self.bias is None else content / variance
+            overlaps = Overlaps(pair, correlation, variance, shared, one, grown, jacobian, roots, parts)
+            found = Rows(rows, averages, self.own, apart, overlaps, gain, a, b, split)
             terms_of_width = width_terms(found, owner.width or math.inf, owner.head_dim, bool(owner.equal_norms))
-            alone = shared * (1 - 1 / np.minimum(n[a], n[b])) * apart[a] * apart[b]  # the mean square of a K of unlike tokens
+            alone = shared * one * parts  # the mean square of a K of unlike tokens
             self._bend(terms_of_width, covariances[0], 1.0 if turned is None else turned.stretch, alone, told)
-            product[:] = told * terms_of_width.product * roots + (1 - told) * product
+            product[:] = _mixed(told, terms_of_width.product * roots, product)
         self._repel(tables, variance, correlation, roots, slope, jacobian)
         covariance = owner.of_rows(sums.mean_values) + middle + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
         if turned is not None:
             response *= turned.response
-            self._turn_keys(turned, roots, apart, shared * jacobian)
+            self._turn_keys(turned, roots, apart, shared * jacobian, one)
         if terms_of_width is not None:
-            response *= 1 + told * (terms_of_width.asked - 1)
-            covariance += told * terms_of_width.covariance
-            response += told * terms_of_width.response
-        self._add_noise(covariance, response, apart, owner.flat(c), shared * jacobian, 1 - told)
+            response *= _mixed(told, terms_of_width.asked, 1.0)
+            covariance += _mixed(told, terms_of_width.covariance, 0.0)
+            response += _mixed(told, terms_of_width.response, 0.0)
+        if owner.width is not None and told is not _ALL:
+            self._stir(covariance, response, parts, tokens, one * shared * jacobian, 1 - told)
+        self._add_noise(covariance, response, apart)
         self.covariance, self.response = covariance, response
 
     def _turned(self, of_values: Array, apart: Array, correlation: Array) -> Turned | None:
@@ -437,10 +488,9 @@ class _Layer:
         own, parts, values = (found[:, owner.first] + found[:, owner.second]) / 2
         return owner.rotation.of_layer(own, parts, values, correlation, owner.split)
 
-    def _turn_keys(self, turned: Turned, roots: Array, apart: Array, jacobians: Array) -> None:
+    def _turn_keys(self, turned: Turned, roots: Array, apart: Array, jacobians: Array, one: Array) -> None:
         """Add the path of the keys. If queries are rotated by the distance from each key, its gradients do not sum to zero."""
         a, b = self.owner.first, self.owner.second
-        one = 1 - 1 / np.minimum(self.n[a], self.n[b])
         diagonals = one * jacobians
         diagonals[self.owner.split :] = self.rows.T
         self.f *= turned.stretch
@@ -469,23 +519,23 @@ class _Layer:
         self.e[0] += terms.overlap * per_key
         self.two_paths = terms.two_paths * per_key
 
-    def _add_noise(
-        self, covariance: Array, response: Array, apart: Array, tokens: Array, jacobians: Array, rest: Array
-    ) -> None:
-        """Add fluctuations: the `rest` of those of token products, which the terms of width lack, dropout, and the bias."""
-        owner, rows, n, q = self.owner, self.rows, self.n, self.q
-        a, b, split = owner.first, owner.second, owner.split
-        if owner.width is not None and np.any(rest):
-            stir = rest * apart[a] * apart[b] / owner.width  # off the diagonal, their variance about the mean
-            left = 1 - rows.P
-            kept = left[a] * left[b]
-            added, responding = kept * tokens, kept - (1 - 1 / np.minimum(n[a], n[b])) * jacobians
-            added[split:], responding[split:] = q * rows.output_noise, rows.query_noise
-            covariance += self.gain * stir * added
-            response += stir * responding
-        if owner.noise:
-            covariance[split:] += owner.noise * rows.P * self.own
-            response[split:] += owner.noise * self.own * apart * rows.T
+    def _stir(self, covariance: Array, response: Array, parts: Array, tokens: Array, jacobians: Array, rest: Any) -> None:
+        """Add the `rest` of the fluctuations of token products, which the terms of width lack."""
+        owner, rows, split = self.owner, self.rows, self.owner.split
+        stir = rest * parts / owner.width  # off the diagonal, their variance about the mean
+        left = 1 - rows.P
+        kept = left[owner.first] * left[owner.second]
+        added, responding = kept * tokens, kept - jacobians
+        added[split:], responding[split:] = self.q * rows.output_noise, rows.query_noise
+        covariance += self.gain * stir * added
+        response += stir * responding
+
+    def _add_noise(self, covariance: Array, response: Array, apart: Array) -> None:
+        """Add fluctuations of rows with themselves: dropout, and the bias."""
+        rows, noise, split = self.rows, self.owner.noise, self.owner.split
+        if noise:
+            covariance[split:] += noise * rows.P * self.own
+            response[split:] += noise * self.own * apart * rows.T
         if self.bias is not None:
             self._bias_of_own_keys(apart, covariance[split:], response[split:])
 
@@ -532,34 +582,60 @@ class _Layer:
         owner, sums, split = self.owner, self.sums, self.owner.split
         g = owner.flat(np.asarray(gc, dtype=float))
         g[..., split:] = gq
-        ask, weighed = self._asked * g, self._weights * g
-        powers = g[..., None, :] * self.e + weighed[..., None, :] * self.f
-        powers[..., 0, :] += g * self.two_paths
-        passed = g
-        if self.key_pairs is not None:
-            pairs = self.gain * g * self.key_pairs
-            passed = g + pairs
-            powers[..., 0, :] -= pairs * self.per_key
-        second, covariance = sums.back(*owner.parts(passed), *owner.parts(powers))
+        ask = self._asked * g
+        second, covariance = sums.back(*owner.parts(g[..., None, :] * self._sent))
+        if owner.noise or self.extra is not None:
+            of_rows = g[..., split:]
+            weighed = self._weights[split:] * of_rows
         if owner.noise:
-            dropped = owner.noise * weighed[..., split:] * self.own * self.rows.T
-            second = second + sums.query_sums(owner.noise * g[..., split:] * self.rows.P + dropped)
+            dropped = owner.noise * weighed * self.own * self.rows.T
+            second = second + sums.query_sums(owner.noise * of_rows * self.rows.P + dropped)
             covariance = covariance - sums.query_pair_sums(dropped * self.n / np.maximum(self.n - 1, 1))
         if self.extra is not None:
-            added = g[..., split:] * self.extra[0] + weighed[..., split:] * self.extra[1]
+            added = of_rows * self.extra[0] + weighed * self.extra[1]
             second = second + sums.query_sums(added)
             covariance = covariance - sums.query_pair_sums(added * self.n / np.maximum(self.n - 1, 1))
         return (ask[..., split:], owner.square(ask)), (second, covariance)
 
     # A layer takes several gradients back.
 
-    @functools.cached_property
+    @cached_property
     def _asked(self) -> Array:
         return self.gain * self.response
 
-    @functools.cached_property
+    @cached_property
     def _weights(self) -> Array:
         return self.gain * self.product
+
+    @cached_property
+    def _sent(self) -> Array:
+        return _sent_of(self)
+
+
+def _sent_of(layer: _Layer) -> Array:
+    """Factors on the gradient of two rows, for each power of K, and without K for values; (terms + 1, pairs)."""
+    sent = np.ones((len(layer.e) + 1, layer.e.shape[1]))
+    powers = sent[:-1]
+    np.multiply(layer.f, layer._weights, out=powers)
+    powers += layer.e
+    powers[0] += layer.two_paths
+    if layer.key_pairs is not None:
+        pairs = layer.gain * layer.key_pairs
+        sent[-1] += pairs
+        powers[0] -= pairs * layer.per_key
+    return sent
+
+
+def _copied(sums: Any) -> Any:
+    """A copy with the same attributes: `copy.copy` takes ten times as long."""
+    copied = object.__new__(type(sums))
+    copied.__dict__.update(sums.__dict__)
+    return copied
+
+
+def _mixed(share: Any, one: Array, other: Any) -> Array:
+    """The mean of two numbers with this share of the first, which is 1 in most layers."""
+    return one if share is _ALL else share * one + (1 - share) * other
 
 
 def _terms(x: float) -> int:

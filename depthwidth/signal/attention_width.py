@@ -22,8 +22,29 @@ Array = Any
 _TINY = 1e-12
 
 
+class Overlaps(NamedTuple):
+    """Pairs of rows of a layer, then each row with itself."""
+
+    pair: PairResponse
+    correlation: Array
+    variance: Array
+    """Geometric mean of both rows' score variances"""
+    shared: Array
+    """Probability that a key of one row is the key of the other"""
+    one: Array
+    """1 - 1/n of the shorter row"""
+    grown: Array
+    """e^theta"""
+    jacobian: Array
+    """The slope of e^theta"""
+    sizes: Array
+    """Geometric mean of both queries' second moments"""
+    parts: Array
+    """Product of the parts of both rows' keys that tokens do not share"""
+
+
 class Rows(NamedTuple):
-    """Rows of a layer: the first arrays over rows, the others over pairs of rows, then each row with itself."""
+    """Rows of a layer, and pairs of them."""
 
     averages: RowResponse
     tokens: TokenAverages
@@ -31,15 +52,7 @@ class Rows(NamedTuple):
     """Mean second moment of the keys that a row sees"""
     apart: Array
     """Its part that tokens do not share"""
-    length: Array
-    pair: PairResponse
-    correlation: Array
-    variance: Array
-    """Geometric mean of both rows' score variances"""
-    shared: Array
-    """Probability that a key of one row is the key of the other"""
-    sizes: Array
-    """Geometric mean of both queries' second moments"""
+    overlaps: Overlaps
     gain: float
     first: Array
     second: Array
@@ -72,33 +85,32 @@ def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: boo
     equal_norms : whether all tokens have one norm, or those of Gaussian vectors.
     """
     row, a, b, split = rows.averages, rows.first, rows.second, rows.split
+    response, rho, variance, shared, one, grown, jacobian, sizes, parts = rows.overlaps
     rest = rows.apart / np.maximum(rows.own, _TINY)  # 1 - r
     M3, A22 = (row.attraction - 1 + 3 * row.P) / 2, (row.query_noise - row.attraction) / 2
     M4 = row.T - row.P + 2 * M3 - A22
     terms = terms_of(rows.tokens, row.P, row.T, A22, 1 - rest, width, head_dim, equal_norms)
     found: Changes = terms.changes  # type: ignore[assignment]
-    over_rows = np.stack(
-        [found.P, found.T, found.aligned, found.independent, found.less, found.shares + 0 * rest, terms.beside, row.attraction,
-         rest, rows.apart, 1 - row.P]
-    )  # fmt: skip
-    both = (over_rows[:, a] + over_rows[:, b]) / 2
-    P, T, aligned, independent, less, shares, beside, attraction, rest_of_pair, apart, _ = both
-    rho = rows.correlation
+    shares = found.shares if equal_norms else 0.0 * rest
+    alone = 1 - row.P
+    both = np.array(
+        [found.P, found.T, found.aligned, found.independent, found.less, shares, terms.beside, row.attraction, rest, rows.apart]
+    )
+    both = both.take(a, axis=1) + both.take(b, axis=1)
+    both /= 2
+    P, T, aligned, independent, less, shares, beside, attraction, rest_of_pair, apart = both
     pair = pair_terms(Changes(P, T, aligned, independent, found.in_token, found.in_query, less, shares), rho)
 
-    one = 1 - 1 / np.minimum(rows.length[a], rows.length[b])
-    grown = np.exp(rows.pair.exponent * rows.variance)
-    P2, T2 = rows.shared * (1 + one * (grown - 1)), rows.shared * one * grown * rows.pair.slope
-    left = over_rows[-1][a] * over_rows[-1][b]
+    P2, T2 = shared * (1 + one * (grown - 1)), shared * one * jacobian
+    left = alone.take(a) * alone.take(b)
     # The map of the keys spreads the product of queries as their own map does, 1/d for 1/d_h; so do the two asking tokens.
-    square = rho * rho
-    mapped = (rows.pair.product - rho) * ((head_dim or 0) / width)
+    square, per_head = rho * rho, (head_dim or 0) / width
+    mapped = (response.product - rho) * per_head
     asking = (1 - square) ** 2 / (1 + square) if equal_norms else 1.0
-    overlap = P2 * (pair.P - 1) + rows.variance / 2 * T2 * mapped * asking
+    overlap = P2 * (pair.P - 1) + variance / 2 * T2 * mapped * asking
     two_paths = beside * rho * P2
-    product = (rows.pair.product + mapped * (1 + asking)) * pair.keys
+    product = (response.product + mapped * (1 + asking)) * pair.keys
     asked = pair.asked
-    stir = rows.gain * rows.sizes * rows.apart[a] * rows.apart[b] / width
     noise = product_noise(left, attraction, P2, rho)
     if equal_norms:
         noise = noise - (1 - rest_of_pair**2) * share_noise(left, attraction, P2, rho)
@@ -106,11 +118,11 @@ def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: boo
     else:
         norms = 2 * gaussian_norm_response(row.P, M3, M4)
     noise[split:] = row.output_noise + norms
-    covariance = stir * noise
-    response = left - T2
-    response[split:] = row.query_noise
+    responding = left - T2
+    responding[split:] = row.query_noise
     overlap[split:], two_paths[split:] = row.P * (terms.P - 1), row.P * terms.beside
-    product[split:] = (row.norm + (row.norm - 1) * ((head_dim or 0) / width)) * terms.keys
+    product[split:] = (row.norm + (row.norm - 1) * per_head) * terms.keys
     asked[split:] = terms.T * terms.asked
-    response *= rows.apart[a] * rows.apart[b] / width
-    return WidthTerms(overlap * apart, two_paths * apart, product, asked, covariance, response)
+    of_keys = parts / width
+    covariance = rows.gain * sizes * of_keys * noise
+    return WidthTerms(overlap * apart, two_paths * apart, product, asked, covariance, responding * of_keys)

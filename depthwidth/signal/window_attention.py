@@ -408,11 +408,12 @@ class _WindowSums(_Repetitions):
         """Values at nodes as values at the second of each ordered pair."""
         return self.expand(values)[..., self.second_at]
 
-    def back(self, g: Array, g_own: Array, h: Array, h_own: Array) -> Moments:
-        """Gradients, given those of pairs (P,) and of nodes with themselves (m,); h has an axis of powers before.
+    def back(self, h: Array, own: Array) -> Moments:
+        """Gradients, given those of each power of K and last without K, of pairs (.., P) and of rows with themselves (.., m).
 
-        Several gradients are along the first axis of every argument.
+        Several gradients are along the first axis of both arguments.
         """
+        g, g_own, h, h_own = h[..., -1, :], own[..., -1, :], h[..., :-1, :], own[..., :-1, :]
         mats, count, beside = self.mats, self.count, self.beside.T
         one, full, key = self.one[1:-1], self.full[1:-1], self._keys(self.beyond[1:-1])
         extra = h_own - h @ beside

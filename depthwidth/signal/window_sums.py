@@ -6,7 +6,6 @@ functions.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..numerics.powers import powers_of
 from ..numerics.repeated_softmax import repetition
+from ..values import cached_property
 from .positions import Positions, Windows
 
 Array = Any
@@ -91,9 +91,9 @@ class _Dense:
         self.mean_values = full[1].copy()
         return covariances, full, diagonal, full
 
-    def back(self, g: Array, g_own: None, h: Array, extra: None) -> Moments:
+    def back(self, h: Array, own: None) -> Moments:
         # Powers of K and their sums are computed again: those of every layer at once took gigabytes.
-        a = self.a
+        a, (*h, g) = self.a, h
         inner = g.copy()
         mixed, result = np.zeros_like(self.one), np.zeros_like(self.x)
         power = np.ones_like(self.x)
@@ -139,14 +139,14 @@ class _Smooth:
         along = np.arange(self.n.size)
         self.alone = mask.common[along, along] / (self.n**2)[:, None]
         self.inverse = 1 / self.n[:, None]
-        self.single = self.n == 1
+        self.left = np.where(self.n == 1, 1.0, 1 - 1 / self.n)
 
     def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
-        beyond = xq - np.diagonal(x)
+        beyond = xq - x.diagonal()
         column = _beside(self.even_beside, x)
         own = self.even @ xq
         total = (column * self.even).sum(1) + self.alone @ beyond
-        apart = (own - total) / np.where(self.single, 1.0, 1 - 1 / self.n)
+        apart = (own - total) / self.left
         return own, np.maximum(apart, 0.0), column + beyond * self.inverse, self.n
 
     def weigh(self, logarithm: Array) -> None:
@@ -167,20 +167,13 @@ class _Smooth:
             return self._products_with(x, xq, terms, *values)
         a = self.a
         self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
-        along = np.arange(xq.size)
-        self.beyond = beyond = self.xq - self.x[:, along, along]
-        self.one = one = _beside(self.a_beside, self.x)
-        rows, keys = a.shape
-        flat = self.common.reshape(rows * rows, keys)
-        patch = (flat @ beyond.T).T.reshape(-1, rows, rows)
-        diagonal = (flat @ self.xq.T).T.reshape(-1, rows, rows)
-        self.full = full = one @ a.T + patch
+        self.one, self.beyond, self.full = one, beyond, full = self._over_windows(self.x, self.xq)
         self.mean_values = full[1]
         lone = self.density * beyond[1]
         mixed = (one[1:-1] * one[1]) @ a.T
         pieces = one[1:-1] * beyond[1] + beyond[1:-1, None] * (one[1] + lone)  # (k, row, key)
-        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
-        return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, diagonal, full
+        mixed += self._over_own(pieces)
+        return full[2:] - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * full[1], full, self._over_common(self.xq), full
 
     def _products_with(self, x: Array, xq: Array, terms: int, v: Array, vq: Array) -> tuple[Array, ...]:
         """The same for K of the scores and the covariances v and second moments vq of values."""
@@ -190,55 +183,65 @@ class _Smooth:
         products = self._over_windows(self.x[1:-1] * v, self.xq[1:-1] * vq)[2]
         mixed = (one[1:-1] * one_v) @ self.a.T
         pieces = one[1:-1] * beyond_v + beyond[1:-1, None] * (one_v + self.density * beyond_v)
-        mixed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
+        mixed += self._over_own(pieces)
         covariances = products - mixed - mixed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
         return covariances, full, self._over_common(self.xq), full
 
     def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
         """Sums over one window and over two: of values (..., n, n) of pairs, and of a token's excess with itself."""
-        along, rows = np.arange(own.shape[-1]), self.a.shape[0]
-        beyond = own - pairs[..., along, along]
+        beyond = own - pairs.diagonal(0, -2, -1)
         one = _beside(self.a_beside, pairs)
-        return one, beyond, one @ self.a.T + self._over_common(beyond).reshape(*pairs.shape[:-2], rows, rows)
+        sums = one @ self.a.T
+        sums += self._over_common(beyond).reshape(sums.shape)
+        return one, beyond, sums
+
+    def _over_own(self, pieces: Array) -> Array:
+        """Sums over the keys that two windows share, of values (k, row, key) of the first row: (k, row, row)."""
+        return np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
 
     def _over_common(self, own: Array) -> Array:
         """Sums over the keys that two windows share, of values (k, keys) or (keys,): (k, rows, rows)."""
         rows, keys = self.a.shape
-        return (self.common.reshape(rows * rows, keys) @ own.reshape(-1, keys).T).T.reshape(-1, rows, rows)
+        return (own.reshape(-1, keys) @ self.common.reshape(rows * rows, keys).T).reshape(-1, rows, rows)
 
-    def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
-        second, rest, mass = self._parts_back(g, g_own, h, extra)
+    def back(self, h: Array, own: Array) -> Moments:
+        """The gradient of the keys, given that of each power of K, from the first on, and at last without K.
+
+        Parameters
+        ----------
+        h : of pairs of rows, (..., terms + 1, rows, rows), which is overwritten; several gradients are along the first axis.
+        own : the excess of each row with itself, (..., terms + 1, rows), likewise.
+        """
+        second, rest, mass = self._parts_back(h, own)
         return second, rest + (self.x[1:-1] * mass).sum(-3)
 
     # A layer takes several gradients back.
 
-    @functools.cached_property
+    @cached_property
     def _one_with_lone(self) -> Array:
         return self.one[1:-1] + self.density * self.beyond[1:-1, None]
 
-    @functools.cached_property
+    @cached_property
     def _full_own(self) -> Array:
-        return np.diagonal(self.full[1:-1], axis1=1, axis2=2)
+        return self.full[1:-1].diagonal(0, 1, 2)
 
-    def _parts_back(self, g: Array, g_own: Array, h: Array, extra: Array) -> tuple[Array, Array, Array]:
-        """The second moment of a key's gradient, the covariance without K^k, and the factor on each K^k.
-
-        Several gradients are along the first axis of every argument.
-        """
+    def _parts_back(self, h: Array, own: Array) -> tuple[Array, Array, Array]:
+        """The second moment of a key's gradient, the covariance without K^k, and the factor on each K^k."""
         t, one, beyond = self.askers, self.one[1:-1], self.beyond[1:-1]
         keys, rows = t.shape
+        powers, extra = h[..., :-1, :, :], own[..., :-1, :]
+        h[..., -1, :, :] += (powers * self.full[1:-1]).sum(-3)
+        own[..., -1, :] += (extra * self._full_own).sum(-2)
         # Sums over the other row; (..., k, row, key).
-        right = self._beside_other(h.reshape(-1, rows, rows)).reshape(*h.shape[:-1], keys)
-        mass = t @ right + self._asked_of_both(extra)
+        over_other = self._beside_other(h.reshape(-1, rows, rows)).reshape(*h.shape[:-1], keys)
+        asked = t @ over_other
+        asked += self._asked_of_both(own)
+        mass, right = asked[..., :-1, :, :], over_other[..., :-1, :, :]
         direct = (one * right).sum(-3)
         patch = (self._one_with_lone * extra[..., None] + beyond[:, None] * right).sum(-3)
         crossed = t @ direct + np.einsum("bca,...ac->...bc", self.both, patch)
-        inner = g + (h * self.full[1:-1]).sum(-3)
-        inner_own = g_own + (extra * self._full_own).sum(-2)
-        over_other = self._beside_other(inner.reshape(-1, rows, rows)).reshape(*g.shape[:-1], keys)
-        rest = t @ over_other + self._asked_of_both(inner_own) - crossed - crossed.swapaxes(-1, -2)
-        along = np.arange(keys)
-        second = rest[..., along, along] + (self.xq[1:-1] * mass[..., along, along]).sum(-2)
+        rest = asked[..., -1, :, :] - crossed - crossed.swapaxes(-1, -2)
+        second = rest.diagonal(0, -2, -1) + (self.xq[1:-1] * mass.diagonal(0, -2, -1)).sum(-2)
         return second, rest, mass
 
     def _beside_other(self, pairs: Array) -> Array:
@@ -329,33 +332,47 @@ class _Repeated(_Repetitions, _Smooth):
 
     def _average(self, pairs: Array) -> Array:
         """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both."""
-        return (1 - self.share) * pairs[..., 0, :, :] + self.share * pairs[..., 1, :, :]
+        shares = np.array([1 - self.share, self.share])
+        return (shares @ pairs.reshape(*pairs.shape[:-2], -1)).reshape(*pairs.shape[:-3], *pairs.shape[-2:])
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         """As of windows without repetitions, of K for the scores and the covariances `values`."""
         v, vq = (x, xq) if values is None else values
         self.x, self.xq = powers_of(x, terms + 2), powers_of(xq, terms + 2)
-        # In this order, side by side: powers of K, the same of different tokens, products of powers and values, and the values.
-        powers, different, products = (slice(k * (terms + 2), k * (terms + 2) + terms + 2 * (k < 2)) for k in range(3))
-        pairs, own = np.empty((products.stop + 1, *x.shape[1:])), np.empty((products.stop + 1, xq.size))
-        pairs[powers], own[powers] = self._average(self.x), self.xq
+        # In this order, side by side: powers of K, products of powers and values, the values, and powers of different tokens.
+        powers, products, different = slice(terms + 2), slice(terms + 2, 2 * terms + 2), slice(2 * terms + 3, 3 * terms + 5)
+        of_values = 2 * terms + 2
+        pairs, own = np.empty((different.stop, *x.shape[1:])), np.empty((different.stop, xq.size))
+        kinds = np.empty((of_values + 1, *x.shape))
+        kinds[powers], own[powers] = self.x, self.xq
+        np.multiply(self.x[1:-1], v, out=kinds[products])
+        np.multiply(self.xq[1:-1], vq, out=own[products])
+        kinds[of_values], own[of_values] = v, vq
+        pairs[: of_values + 1] = self._average(kinds)
         pairs[different], own[different] = self.x[:, 0], self.xq
-        pairs[products], own[products] = self._average(self.x[1:-1] * v), self.xq[1:-1] * vq
-        pairs[-1], own[-1] = self._average(v), vq
         every, every_beyond, sums = self._over_windows(pairs, own)
         self.one, self.beyond, self.full = one, beyond, full = every[powers], every_beyond[powers], sums[powers]
-        one_v, beyond_v, self.mean_values = every[-1], every_beyond[-1], sums[-1]
+        one_v, beyond_v, self.mean_values = every[of_values], every_beyond[of_values], sums[of_values]
         crossed = (one[1:-1] * one_v) @ self.a.T
         pieces = one[1:-1] * beyond_v + beyond[1:-1, None] * (one_v + self.density * beyond_v)
-        crossed += np.matmul(self.common, pieces.transpose(1, 2, 0)).transpose(2, 0, 1)
+        crossed += self._over_own(pieces)
         covariances = sums[products] - crossed - crossed.transpose(0, 2, 1) + full[1:-1] * self.mean_values
         return covariances, full, self._over_common(self.xq), sums[different]
 
-    def back(self, g: Array, g_own: Array, h: Array, extra: Array) -> Moments:
-        second, rest, mass = self._parts_back(g, g_own, h, extra)
-        weights = np.array([(1 - self.share) / (1 - self.match), self.share / self.match])
-        of_kinds = (self.x[1:-1] * self._of_kinds(mass)).sum(-4)
-        return second, weights[:, None, None] * (self._of_kinds(rest) + of_kinds)
+    def back(self, h: Array, own: Array) -> Moments:
+        second, rest, mass = self._parts_back(h, own)
+        of_kinds = np.einsum("kzbc,...kbc->...zbc", self._weighed, mass)
+        of_kinds += self._weights * self._of_kinds(rest)
+        return second, of_kinds
+
+    @cached_property
+    def _weights(self) -> Array:
+        """Shares of both kinds of pairs over those in the mean."""
+        return np.array([(1 - self.share) / (1 - self.match), self.share / self.match])[:, None, None]
+
+    @cached_property
+    def _weighed(self) -> Array:
+        return self._weights * self.x[1:-1]
 
     def _of_kinds(self, pairs: Array) -> Array:
         return pairs[..., None, :, :]
