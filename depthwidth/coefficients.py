@@ -9,10 +9,14 @@ from __future__ import annotations
 import csv
 import functools
 import math
-from pathlib import Path
+import os
+from typing import TYPE_CHECKING
 
 from .errors import InputError, nearest, shown
 from .values import frozen
+
+if TYPE_CHECKING:
+    from pathlib import Path  # whose import takes longer than reading a table
 
 
 @frozen
@@ -32,14 +36,31 @@ class Coefficient:
 
 def data_directory() -> Path:
     """The folder of the tables: inside the installed package, or at the root of a checkout."""
-    here = Path(__file__).resolve().parent
-    installed = here / "data"
-    return installed if installed.is_dir() else here.parent / "data"
+    from pathlib import Path
+
+    return Path(_data())
+
+
+@functools.cache
+def _data() -> str:
+    here = os.path.dirname(os.path.realpath(__file__))
+    installed = os.path.join(here, "data")
+    return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "data")
+
+
+def _file(folder: str, name: str) -> str:
+    return os.path.join(_data(), folder, f"{name}.csv")
+
+
+def _names(folder: str) -> list[str]:
+    """The names of the tables in a folder; that of a covariance, which has a second point, is none."""
+    found = (name.removesuffix(".csv") for name in os.listdir(os.path.join(_data(), folder)) if name.endswith(".csv"))
+    return sorted(name for name in found if "." not in name)
 
 
 def laws() -> list[str]:
     """The names of all laws that have coefficients."""
-    return sorted(p.stem for p in (data_directory() / "coefficients").glob("*.csv") if "." not in p.stem)
+    return _names("coefficients")
 
 
 @functools.cache
@@ -53,7 +74,7 @@ def coefficients(law: str) -> tuple[Coefficient, ...]:
     """
     if law not in laws():
         raise InputError(f"there are no coefficients for {shown(law)}{nearest(law, laws())}; there are for {', '.join(laws())}")
-    return tuple(_coefficient(law, row) for row in _rows(data_directory() / "coefficients" / f"{law}.csv"))
+    return tuple(_coefficient(law, row) for row in _rows(_file("coefficients", law)))
 
 
 def _coefficient(law: str, row: dict[str, str]) -> Coefficient:
@@ -86,6 +107,8 @@ def coefficients_of_file(path: str | Path) -> tuple[tuple[Coefficient, ...], dic
     InputError
         if it cannot be read, or does not have the columns of ``data/coefficients``.
     """
+    from pathlib import Path
+
     target = Path(path)
     found = tuple(_coefficient(target.stem, row) for row in _rows_of_file(target, set(Coefficient.__annotations__) - {"law"}))
     if not found:
@@ -143,8 +166,8 @@ def coefficient(law: str, name: str, edition: str = "") -> Coefficient:
 @functools.cache
 def covariance(law: str, edition: str = "") -> dict[tuple[str, str], float]:
     """The covariance of the coefficients of `law`, both orders of each pair; empty if the source gives none."""
-    path = data_directory() / "coefficients" / f"{law}.covariance.csv"
-    if not path.exists():
+    path = _file("coefficients", f"{law}.covariance")
+    if not os.path.exists(path):
         return {}
     edition = edition or editions(law)[0]
     found = {}
@@ -156,7 +179,7 @@ def covariance(law: str, edition: str = "") -> dict[tuple[str, str], float]:
 
 def reference_tables() -> list[str]:
     """The names of all published tables in ``data/reference``."""
-    return sorted(path.stem for path in (data_directory() / "reference").glob("*.csv"))
+    return _names("reference")
 
 
 @functools.cache
@@ -171,9 +194,10 @@ def reference(table: str) -> tuple[dict[str, str], ...]:
     known = reference_tables()
     if table not in known:
         raise InputError(f"there is no table {shown(table)}{nearest(table, known)}; `depthwidth table` lists them")
-    return tuple(_rows(data_directory() / "reference" / f"{table}.csv"))
+    return tuple(_rows(_file("reference", table)))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _rows(path: str) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    return [dict(zip(header, row, strict=True)) for row in rows if row]

@@ -12,7 +12,6 @@ import functools
 import importlib
 import inspect
 import math
-import pkgutil
 import re
 import sys
 import typing
@@ -688,6 +687,8 @@ def formulas(kind: Kind | None = None, topic: str | None = None) -> list[Formula
 
 
 def _all() -> Iterator[Formula]:
+    import pkgutil
+
     package = importlib.import_module(_PACKAGE)
     for info in pkgutil.walk_packages(package.__path__, f"{_PACKAGE}."):
         module = importlib.import_module(info.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..display import Overview, with_overview
@@ -27,6 +26,8 @@ from .dimensions import overview_of
 from .length_counts import LengthCounts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..layers import MixtureOfExperts
 
 

@@ -6,9 +6,6 @@ Tables are plain aligned text, written here: loading and running a library for t
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -44,6 +41,8 @@ def emit(form: str | None, data: Any, rows: Sequence[Row], human: Callable[[], N
     """Print `data` as JSON, `rows` as CSV or Markdown, or by default call `human`, which prints a page for people."""
     make_room()
     if form == "json":
+        import json  # most pages need none
+
         click.echo(json.dumps(data, indent=2, allow_nan=False))
     elif form == "csv":
         click.echo(as_csv(rows), nl=False)
@@ -58,6 +57,9 @@ def as_csv(rows: Sequence[Row]) -> str:
 
     Text that a spreadsheet would take for a formula begins with an apostrophe; what a terminal would act on is escaped.
     """
+    import csv  # most pages need neither
+    import io
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = list(rows[0]) if rows else []
@@ -95,7 +97,11 @@ def _markdown_cell(value: Any) -> str:
 def _flat(value: Any) -> Any:
     if value is None:
         return ""
-    return json.dumps(value) if isinstance(value, (dict, list, tuple)) else value
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    import json
+
+    return json.dumps(value)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", words: Sequence[str] = ()) -> None:

@@ -5,11 +5,6 @@ from __future__ import annotations
 import functools
 import math
 
-from .roots import bisect
-
-_FARTHEST = 1e6
-"""Quantiles are sought up to here: with one degree of freedom, shares from 3e-7 on."""
-
 
 def student_share(t: float, degrees: int) -> float:
     """Probability that a variable of Student's distribution is at most `t` (Abramowitz and Stegun, 26.7.3 and 26.7.4).
@@ -42,4 +37,19 @@ def student_quantile(share: float, degrees: int) -> float:
     >>> round(student_quantile(0.95, 6), 6), round(student_quantile(0.25, 6), 6)
     (1.94318, -0.717558)
     """
-    return bisect(lambda t: student_share(t, degrees) - share, -_FARTHEST, _FARTHEST)
+    # The distribution is convex below zero and concave above: steps of Newton's method from there keep their sign.
+    log_peak = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - math.log(math.pi * degrees) / 2
+    t = 0.0
+    for _ in range(_STEPS):
+        density = math.exp(log_peak - (degrees + 1) / 2 * math.log1p(t * t / degrees))
+        step = (share - student_share(t, degrees)) / density
+        if step * (share - 0.5) <= 0 or abs(step) <= _CLOSE * abs(t):
+            break
+        t += step
+    return t
+
+
+_STEPS = 400
+"""Largest number of steps: six suffice for shares of 5 or 95 %, and a hundred for any other of a double's."""
+_CLOSE = 1e-16
+"""Relative length of a step that is left out."""

@@ -176,30 +176,36 @@ class Template:
     def step_at(self, width: float) -> int:
         """The step of allowed widths near `width`."""
         if self.heads is not None:
-            return math.lcm(self._width_of(self.heads, policy.SMALLEST_STEP), self.multiple or 1, *self._mixer_steps)
-        # With a usual number of key-value heads, half of it suffices; `fits` sees to the rest.
-        kv = self.design.kv_heads or (max(1, self.kv_usual // 2) if self.kv_usual and self.group == 1 else 1)
-        own = self._width_of(math.lcm(kv, self.tensor_parallel), self.head_dim_at(width))
-        return math.lcm(own, self.multiple or policy.width_step(width), *self._mixer_steps)
+            return math.lcm(_width_of(self, self.heads * policy.SMALLEST_STEP), self.multiple or 1, *self._mixer_steps)
+        sizes = self.head_dim_at(width), self.multiple or policy.width_step(width)
+        if sizes not in self._steps:
+            # With a usual number of key-value heads, half of it suffices; `fits` sees to the rest.
+            kv = self.design.kv_heads or (max(1, self.kv_usual // 2) if self.kv_usual and self.group == 1 else 1)
+            own = _width_of(self, math.lcm(kv, self.tensor_parallel) * sizes[0])
+            self._steps[sizes] = math.lcm(own, sizes[1], *self._mixer_steps)
+        return self._steps[sizes]
 
-    @property
+    @cached_property
+    def _steps(self) -> dict[tuple[int, int], int]:
+        """Known steps of widths, by head dimension and step of the hardware."""
+        return {}
+
+    @cached_property
     def _mixer_steps(self) -> tuple[int, ...]:
         """Widths whose multiples give every mixer whole sizes."""
         each = (self.design.mixer, self.design.channel_mixer, *(own.get("mixer") for own in (*self.first_blocks, *self.blocks)))
         return tuple(one.width_step for one in each if one is not None and not isinstance(one, str))
 
-    def _width_of(self, heads: int, head_dim: int) -> int:
-        """The smallest width whose heads are a multiple of `heads`."""
-        return (Fraction(heads * head_dim) / self.attention_ratio).numerator
-
     def holds(self, width: int) -> bool:
         """True if a width holds whole heads, which divide among key-value heads and devices, and whole mixers."""
-        inner = width * self.attention_ratio
-        heads = Fraction(self.heads or inner / self.head_dim_at(width))
-        whole = width > 0 and heads >= 1 and heads.denominator == 1 and (inner / heads).denominator == 1
-        if not whole or heads.numerator % self.tensor_parallel or any(width % step for step in self._mixer_steps):
+        if width <= 0:
             return False
-        return self.kv_heads_at(heads.numerator) is not None
+        inner = width * self.attention_ratio.numerator
+        unit = (self.heads or self.head_dim_at(width)) * self.attention_ratio.denominator
+        heads = self.heads or inner // unit
+        if heads < 1 or inner % unit or heads % self.tensor_parallel or any(width % step for step in self._mixer_steps):
+            return False
+        return self.kv_heads_at(heads) is not None
 
     def fits(self, width: int) -> bool:
         """True if a width is a multiple of its step, and holds its heads."""
@@ -278,21 +284,6 @@ class Template:
         """
         return _sampled(self, reading, {} if trees is None else trees)
 
-    def _sampling(self) -> tuple[int, int, int, int]:
-        """Head dimension, unit of width, first depth and period of depths at which a count is sampled."""
-        head_dim = self.head_dim_at(policy.REFERENCE_WIDTH)
-        # A width whose heads and hidden features, those of a shared expert too, are whole on each device.
-        kv = self.design.kv_heads or (self.kv_usual if self.kv_usual and self.group == 1 else 1)
-        divided = math.lcm(kv, self.group * self.tensor_parallel), head_dim
-        heads, each = divided if self.heads is None else (self.heads, policy.SMALLEST_STEP)
-        ratios = self.ffn_ratio.denominator * self.shared_ratio.denominator * self.tensor_parallel
-        unit = math.lcm(self._width_of(heads, each), ratios, *self._mixer_steps)
-        if self.design.embedding_width in (unit, 2 * unit, 3 * unit):  # a model of that very width has no projection
-            unit *= 4
-        windows = len(self.design.window) if isinstance(self.design.window, Sequence) else 1
-        period = math.lcm(windows, len(self.blocks) or 1, self.encoder_ratio.denominator, self.pipeline)
-        return head_dim, unit, len(self.first_blocks), period
-
 
 @frozen
 class CountPolynomial:
@@ -327,7 +318,7 @@ def _sampled(
     template: Template, reading: Callable[[Transformer], int | Fraction], trees: dict[tuple[int, int], Transformer]
 ) -> CountPolynomial:
     """:meth:`Template.polynomial`; trees that are known are not built again."""
-    head_dim, unit, first, period = template._sampling()
+    head_dim, unit, first, period = _sampling(template)
 
     def tree(depth: int, width: int) -> Transformer:
         if (depth, width) not in trees:
@@ -335,21 +326,44 @@ def _sampled(
             trees[depth, width] = template._tree(depth, width, head_dim, ffn, rounded=False)
         return trees[depth, width]
 
-    def sample(depth: int) -> list[Fraction]:
-        return _quadratic([Fraction(reading(tree(depth, width))) for width in (unit, 2 * unit, 3 * unit)], unit)
+    def sample(depth: int) -> list[int | Fraction]:
+        read = (reading(tree(depth, width)) for width in (unit, 2 * unit, 3 * unit))
+        return [value if isinstance(value, int) else Fraction(value) for value in read]
 
     once, twice = sample(first + period), sample(first + 2 * period)
-    per_block = [(b - a) / period for a, b in zip(once, twice, strict=True)]
-    around = tuple(a - (first + period) * b for a, b in zip(once, per_block, strict=True))
-    return CountPolynomial(around, tuple(per_block))
+    # Divided at the end, so that almost all of the arithmetic is on whole numbers.
+    gained = [b - a for a, b in zip(once, twice, strict=True)]
+    begun = [period * a - (first + period) * gain for a, gain in zip(once, gained, strict=True)]
+    return CountPolynomial(_quadratic(begun, unit, period), _quadratic(gained, unit, period))
 
 
-def _quadratic(values: list[Fraction], unit: int) -> list[Fraction]:
-    """Coefficients of the parabola through `values` at unit, 2 unit and 3 unit, lowest first (Newton's differences)."""
+def _sampling(template: Template) -> tuple[int, int, int, int]:
+    """Head dimension, unit of width, first depth and period of depths at which a count is sampled."""
+    head_dim = template.head_dim_at(policy.REFERENCE_WIDTH)
+    # A width whose heads and hidden features, those of a shared expert too, are whole on each device.
+    kv = template.design.kv_heads or (template.kv_usual if template.kv_usual and template.group == 1 else 1)
+    divided = math.lcm(kv, template.group * template.tensor_parallel), head_dim
+    heads, each = divided if template.heads is None else (template.heads, policy.SMALLEST_STEP)
+    ratios = template.ffn_ratio.denominator * template.shared_ratio.denominator * template.tensor_parallel
+    unit = math.lcm(_width_of(template, heads * each), ratios, *template._mixer_steps)
+    if template.design.embedding_width in (unit, 2 * unit, 3 * unit):  # a model of that very width has no projection
+        unit *= 4
+    windows = len(template.design.window) if isinstance(template.design.window, Sequence) else 1
+    period = math.lcm(windows, len(template.blocks) or 1, template.encoder_ratio.denominator, template.pipeline)
+    return head_dim, unit, len(template.first_blocks), period
+
+
+def _quadratic(values: list[int | Fraction], unit: int, divisor: int) -> tuple[Fraction, ...]:
+    """Coefficients of the parabola through `values` at unit, 2 unit and 3 unit, lowest first (Newton's differences).
+
+    The values are divided by `divisor`.
+    """
     first, second, third = values
-    bend = (third - 2 * second + first) / 2
-    slope = (second - first) - 3 * bend
-    return [first - slope - bend, slope / unit, bend / unit**2]
+    twice_bend = third - 2 * second + first
+    twice_slope = 2 * (second - first) - 3 * twice_bend
+    twice_first = 2 * first - twice_slope - twice_bend
+    scale = 2 * divisor
+    return Fraction(twice_first, scale), Fraction(twice_slope, scale * unit), Fraction(twice_bend, scale * unit**2)
 
 
 def _preset(preset: str, choices: Mapping[str, Any], vocab_multiple: int | None) -> tuple[Design, int | None]:
@@ -450,6 +464,12 @@ def _padded(design: Design, multiple: int | None) -> Design:
     if design.patch is not None:
         raise InputError("plan: vocab_multiple has no meaning for images")
     return replace(design, vocab=-(-design.vocab // multiple) * multiple)
+
+
+def _width_of(template: Template, inner: int) -> int:
+    """The smallest width whose heads have a multiple of `inner` dimensions together."""
+    scaled = inner * template.attention_ratio.denominator
+    return scaled // math.gcd(scaled, template.attention_ratio.numerator)
 
 
 def _odd_part(number: int) -> int:
