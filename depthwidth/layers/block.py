@@ -119,7 +119,7 @@ class Residual(Layer):
                 draw = self.branch.draw_spread(x, site)
                 if self.norm_out is not None and site.trace.finite_width:
                     through = self.branch.through_norm(x, site, normed=self.norm_in is not None)
-                read = x if self.norm_in is None else x.spread_as(read.spread and read.spread.after_norm(read, x))
+                    read = x if self.norm_in is None else x.spread_as(read.spread and read.spread.after_norm(read, x))
             elif name == "norm_out" and self.norm_out and site.trace.finite_width:  # both norms may be one object
                 x = x.spread_as(signal.branch_spread(x, draw, self.width, read))
                 pulls.append(signal.pull_branch_norm(draw, x, self.width, self.norm_out.centred, through))

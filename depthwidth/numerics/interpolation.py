@@ -228,13 +228,14 @@ class TableFamily:
 
         position = np.log(parameters) / self._step
         middle = np.rint(position).astype(int)
-        several = distinct(middle).tolist()
+        weights = _weights(position - middle)
+        first = int(middle.min())
+        if first == middle.max():  # which holds for nearly all signals
+            return sum(weight * values_of(self._grid_table(first + k)) for k, weight in zip((-1, 0, 1), weights, strict=True))
         total: Any = 0.0
-        for shift in (-1, 0, 1):
-            weights = _weight(position - middle, shift)
-            for k in several:
-                here = weights if len(several) == 1 else np.where(middle == k, weights, 0.0)
-                total = total + here * values_of(self._grid_table(k + shift))
+        for shift, weight in zip((-1, 0, 1), weights, strict=True):
+            for k in distinct(middle).tolist():
+                total = total + np.where(middle == k, weight, 0.0) * values_of(self._grid_table(k + shift))
         return total
 
     def _exact_table(self, parameter: float) -> Table | None:
@@ -250,7 +251,8 @@ class TableFamily:
     def _neighbours(self, log: float) -> list[tuple[int, float]]:
         """The three nearest grid points and their interpolation weights."""
         middle = round(log / self._step)
-        return [(middle + shift, _weight(log / self._step - middle, shift)) for shift in (-1, 0, 1)]
+        below, at, above = _weights(log / self._step - middle)
+        return [(middle - 1, below), (middle, at), (middle + 1, above)]
 
     def _grid_table(self, k: int) -> Table:
         if k not in self._grid:
@@ -290,9 +292,11 @@ def lagrange_weights(nodes: Sequence[Any], at: Any) -> list[Any]:
     return [math.prod((at - other) / (node - other) for j, other in enumerate(nodes) if j != i) for i, node in enumerate(nodes)]
 
 
-def _weight(t: Any, shift: int) -> Any:
-    """Lagrange weight of node `shift` among the nodes -1, 0, 1, in closed form because recursions over layers use it often."""
-    return (t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2)[shift + 1]
+def _weights(t: Any) -> tuple[Any, Any, Any]:
+    """Lagrange weights of the nodes -1, 0 and 1, in closed form because recursions over layers use them often."""
+    square = t * t
+    below = (square - t) / 2
+    return below, 1 - square, below + t
 
 
 def _groups(values: Any, same: float) -> list[tuple[float, Any]]:

@@ -376,6 +376,8 @@ def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width:
 
 def add_gradient(g: AnySignal, through_branch: AnySignal, skip: Number) -> Any:
     """The gradient at a residual's input: the part through the skip path of factor `skip`, plus the part through the branch."""
+    if isinstance(skip, float) and skip == 1:  # in most networks
+        return g.of(g.second_moment + through_branch.second_moment, g.covariance + through_branch.covariance)
     return g.of(_sum(g.second_moment, through_branch.second_moment, skip), _sum(g.covariance, through_branch.covariance, skip))
 
 
@@ -513,14 +515,15 @@ def residual_pullback(
         bare = g.of(g.second_moment, g.covariance)
         slid = None if g.leaning is None else scaled(g.leaning, square)
         inverse, excess = sizes()
+        if several and slid is not None:
+            both = bare.beside(slid)
+            found = [_leaned(pull(both), inverse, excess[mixes]) for pull, mixes in paths]
+            back, more = found[0] if len(found) == 1 else (_total([*parts]) for parts in zip(*found, strict=True))
+            return add_gradient(bare, back, skip).leaning_as(add_gradient(slid, more, skip))
         through, leaning = list[Any](), list[Any]()
         for pull, mixes in paths:
-            if slid is None:
-                back, more = pull(bare), None
-            elif several:
-                back, more = pull(bare.beside(slid)).apart()
-            else:
-                back = pull(bare)
+            back, more = pull(bare), None
+            if slid is not None:
                 with trace.silence():
                     more = pull(slid)
             leaning.append(back.times(*inverse))
@@ -533,6 +536,13 @@ def residual_pullback(
         return y.leaning_as(found if slid is None else add_gradient(slid, found, skip))
 
     return pull_leaning
+
+
+def _leaned(both: TokenSignal, inverse: tuple[Number, Number], excess: tuple[Number, Number]) -> tuple[Any, Any]:
+    """The gradient that comes back through a branch, and its leaning, from both side by side."""
+    (q, more_q), (c, more_c) = both.second_moment, both.covariance
+    back = both.of(q + excess[0] * more_q, c + excess[1] * more_c)
+    return back, both.of(more_q + inverse[0] * q, more_c + inverse[1] * c)
 
 
 def scaled(g: AnySignal, factor: Number) -> Any:

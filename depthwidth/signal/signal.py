@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..formulas.depth import feed_forward_matrix_moment, feed_forward_matrix_spread
 from ..formulas.finite_width import aligned_share, gaussian_spread
 from ..formulas.moments import dropout_second_moment, least_correlation
+from ..values import cached_property
 
 if TYPE_CHECKING:
     from .positions import Positions
@@ -139,8 +140,8 @@ class Signal(NamedTuple):
         return Signal(self.second_moment + variance, self.covariance + variance)
 
 
-class TokenSignal(NamedTuple):
-    """Uncentred moments per feature of a tensor at each position, or of its gradient."""
+class _TokenMoments(NamedTuple):
+    """The fields of a :class:`TokenSignal`."""
 
     second_moment: Number
     """E[x_t^2] at each of n positions, shape (n,)"""
@@ -155,7 +156,13 @@ class TokenSignal(NamedTuple):
     offset: Offset | None = None
     """As in :class:`Signal`"""
 
-    @property
+
+class TokenSignal(_TokenMoments):
+    """Uncentred moments per feature of a tensor at each position, or of its gradient."""
+
+    # Computed once, since a block asks for some of them six times; the fields never change.
+
+    @cached_property
     def pair_second_moment(self) -> Number:
         """Geometric mean of the second moments of two tokens; shape of the covariance."""
         one, two = self.positions.pairs(self.second_moment**0.5)
@@ -171,12 +178,12 @@ class TokenSignal(NamedTuple):
         """Second moment of the second token of a pair; it broadcasts against the covariance."""
         return self.positions.pairs(self.second_moment)[1]
 
-    @property
+    @cached_property
     def correlation(self) -> Number:
         """Correlation of the two tokens of each pair; 0 for a signal that is 0."""
         return quotient(self.covariance, self.pair_second_moment)
 
-    @property
+    @cached_property
     def averages(self) -> tuple[Number, Number]:
         """Second moment of a token and covariance of two different tokens, averaged over positions."""
         return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
@@ -230,8 +237,7 @@ class TokenSignal(NamedTuple):
         """Two gradients, along the first axis of the moments, for pullbacks that take both at once."""
         import numpy as np
 
-        pair = np.stack([self.second_moment, other.second_moment]), np.stack([self.covariance, other.covariance])
-        return self.of(*pair)
+        return self.of(np.array((self.second_moment, other.second_moment)), np.array((self.covariance, other.covariance)))
 
     def apart(self) -> list[TokenSignal]:
         """The gradients that are side by side."""

@@ -137,9 +137,12 @@ class Trace:
         if self.silent:
             return
         if isinstance(signal, TokenSignal):
-            signal = signal.first
-            mean = mean if isinstance(mean, float) else signal.positions.mean(mean)
-        signal = signal.whole()
+            if signal.second_moment.ndim > 1:
+                signal = signal.first
+            if not isinstance(mean, float):
+                mean = signal.positions.mean(mean)
+        if signal.offset is not None:
+            signal = signal.whole()
         if self._waiting is not None:
             self._waiting.append((role, layer, direction, mean, signal))
             return
@@ -246,8 +249,11 @@ class Site:
         """`pull`, after a record of the gradient at the component's output here."""
         layer = self.trace.layer
 
+        trace, role = self.trace, self.role
+
         def record_and_pull(gradient: AnySignal) -> AnySignal:
-            self.trace.record(self.role, layer, "gradient", 0.0, gradient)
+            if not trace.silent:
+                trace.record(role, layer, "gradient", 0.0, gradient)
             return pull(gradient)
 
         return record_and_pull

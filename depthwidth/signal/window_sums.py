@@ -239,7 +239,9 @@ class _Smooth:
         mass, right = asked[..., :-1, :, :], over_other[..., :-1, :, :]
         direct = (one * right).sum(-3)
         patch = (self._one_with_lone * extra[..., None] + beyond[:, None] * right).sum(-3)
-        crossed = t @ direct + np.einsum("bca,...ac->...bc", self.both, patch)
+        crossed = t @ direct
+        # For each second key c the sum over rows of both (b, c, row) times patch (row, c).
+        crossed += np.matmul(self.both.transpose(1, 0, 2), patch.T.reshape(keys, rows, -1)).T.reshape(crossed.shape)
         rest = asked[..., -1, :, :] - crossed - crossed.swapaxes(-1, -2)
         second = rest.diagonal(0, -2, -1) + (self.xq[1:-1] * mass.diagonal(0, -2, -1)).sum(-2)
         return second, rest, mass
