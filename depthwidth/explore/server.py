@@ -47,10 +47,21 @@ def _whole(request: Request) -> Response:
     return HTMLResponse(page.whole_page(settings, found, steady), headers=_HEADERS)
 
 
-def _plan(request: Request) -> Response:
+async def _plan(request: Request) -> Response:
     """Headline, results and evidence as pieces of HTML, and a sentence for each setting that is refused."""
-    found = answer(Settings.of(request.query_params))
-    data: dict[str, Any] = {
+    settings, under_way = Settings.of(request.query_params), request.app.state.under_way
+    sent = under_way[settings] = asyncio.Event()
+    try:
+        return JSONResponse(await run_in_threadpool(_plan_pieces, settings), headers=_HEADERS)
+    finally:
+        if under_way.get(settings) is sent:
+            del under_way[settings]
+        asyncio.get_running_loop().call_soon(sent.set)  # after the response, which is written before the loop turns
+
+
+def _plan_pieces(settings: Settings) -> dict[str, Any]:
+    found = answer(settings)
+    return {
         "headline": page.headline(found),
         "results": page.results(found),
         "evidence": page.evidence(found),
@@ -59,19 +70,27 @@ def _plan(request: Request) -> Response:
         "values": page.values(found),
         "refused": found.plan is None,
     }
-    return JSONResponse(data, headers=_HEADERS)
 
 
 async def _depth(request: Request) -> Response:
     """The stability as a piece of HTML, and a sentence if the scheme is refused.
 
-    One is computed at a time, and none for settings that have been left meanwhile, so that they do not hold up the next.
+    The page asks for it together with the plan. It is computed after the plan of these settings has been sent; one at a time,
+    and none for settings that have been left meanwhile, so that they do not hold up the next.
     """
-    async with request.app.state.one_at_a_time:
+    settings, kept = Settings.of(request.query_params), request.app.state
+    if settings in kept.under_way:
+        await kept.under_way[settings].wait()
+    async with kept.one_at_a_time:
         if await request.is_disconnected():
             return Response(status_code=204)
-        steady = await run_in_threadpool(stability, Settings.of(request.query_params))
-    return JSONResponse({"depth": page.depth(steady), "refused": steady.error}, headers=_HEADERS)
+        data = await run_in_threadpool(_depth_pieces, settings)
+    return JSONResponse(data, headers=_HEADERS)
+
+
+def _depth_pieces(settings: Settings) -> dict[str, Any]:
+    steady = stability(settings)
+    return {"depth": page.depth(steady), "refused": steady.error}
 
 
 def application() -> Starlette:
@@ -86,6 +105,7 @@ def application() -> Starlette:
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
     made.state.one_at_a_time = asyncio.Lock()
+    made.state.under_way = {}  # from the settings of a plan to the event that it has been sent
     return made
 
 

@@ -1,5 +1,6 @@
 """The page without a browser: pieces, headers, hosts, the command."""
 
+import contextlib
 import re
 import signal
 import socket
@@ -183,33 +184,79 @@ def test_the_stability_of_settings_that_are_left_is_not_computed(monkeypatch):
         return Stability("not known", ())
 
     monkeypatch.setattr(server, "stability", compute)
+    with _asked() as ask:
+        try:
+            first = ask("/depth?budget=1M")
+            assert begun.wait(PATIENCE)
+            left, last = ask("/depth?budget=2M"), ask("/depth?budget=3M")
+            left.close()
+            time.sleep(0.1)
+            free.set()
+            for connection in (first, last):
+                assert b"not known" in _read(connection)
+        finally:
+            free.set()
+    assert computed == ["1M", "3M"]
+
+
+@pytest.mark.slow
+def test_the_stability_waits_for_the_plan_that_is_asked_for_with_it(monkeypatch):
+    computed, begun, free = [], threading.Event(), threading.Event()
+
+    def plan(settings):
+        begun.set()
+        assert free.wait(PATIENCE)
+        computed.append("plan")
+        return {"errors": {}}
+
+    def depth(settings):
+        computed.append(settings.budget)
+        return {"depth": ""}
+
+    monkeypatch.setattr(server, "_plan_pieces", plan)
+    monkeypatch.setattr(server, "_depth_pieces", depth)
+    with _asked() as ask:
+        try:
+            planned = ask("/plan?budget=1M")
+            assert begun.wait(PATIENCE)
+            same, left = ask("/depth?budget=1M"), ask("/depth?budget=1M")
+            assert b"200 OK" in _read(ask("/depth?budget=2M"))  # other settings wait for none
+            left.close()
+            time.sleep(0.1)
+            assert computed == ["2M"]
+            free.set()
+            for connection in (planned, same):
+                assert b"200 OK" in _read(connection)
+            assert b"200 OK" in _read(ask("/depth?budget=1M"))  # no plan is under way any more
+        finally:
+            free.set()
+    assert computed == ["2M", "plan", "1M", "1M"]
+
+
+@contextlib.contextmanager
+def _asked():
+    """A server, and a function that sends it a request and returns the connection."""
     opened = listening(0)
     port = opened.getsockname()[1]
     running = uvicorn.Server(uvicorn.Config(server.application(), log_level="warning", lifespan="off", ws="none"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
     thread.start()
 
-    def ask(budget):
+    def ask(address):
         connection = socket.create_connection(("127.0.0.1", port))
-        line = f"GET /depth?budget={budget} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-        connection.sendall(line.encode())
+        connection.sendall(f"GET {address} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
         return connection
 
     try:
-        first = ask("1M")
-        assert begun.wait(PATIENCE)
-        left, last = ask("2M"), ask("3M")
-        left.close()
-        time.sleep(0.1)
-        free.set()
-        for connection in (first, last):
-            with connection, connection.makefile("rb") as answers:
-                assert b"not known" in answers.read()
+        yield ask
     finally:
-        free.set()
         running.should_exit = True
         thread.join(PATIENCE)
-    assert computed == ["1M", "3M"]
+
+
+def _read(connection):
+    with connection, connection.makefile("rb") as answers:
+        return answers.read()
 
 
 @pytest.mark.slow

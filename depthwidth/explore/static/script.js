@@ -22,23 +22,22 @@
     try {
       while (changed) {
         changed = false;
-        const start = performance.now(), asked = query();
+        const start = performance.now(), asked = query(), leaving = waiting = new AbortController();
+        const plan = answer(`/plan?${asked}`); // the server computes the stability while this page shows the plan
+        const depth = answer(`/depth?${asked}`, { signal: leaving.signal }).then((steady) => ({ steady }), (error) => ({ error }));
         history.replaceState(null, "", `/?${asked}`);
-        const found = await (await fetch(`/plan?${asked}`)).json();
+        const found = await plan;
         showPlan(found);
         const first = performance.now() - start;
+        if (found.refused) leaving.abort();
         if (found.refused && !changed) state("refused");
         if (changed || found.refused) continue;
-        waiting = new AbortController();
-        try {
-          const steady = await (await fetch(`/depth?${asked}`, { signal: waiting.signal })).json();
-          if (changed) continue;
-          showDepth(steady);
-          state("ready");
-          place("time").textContent = `Shape in ${Math.round(first)} ms, stability in ${Math.round(performance.now() - start)} ms.`;
-        } catch (error) {
-          if (error.name !== "AbortError") throw error;
-        }
+        const { steady, error } = await depth;
+        if (changed) continue;
+        if (error) throw error;
+        showDepth(steady);
+        state("ready");
+        place("time").textContent = `Shape in ${Math.round(first)} ms, stability in ${Math.round(performance.now() - start)} ms.`;
       }
     } catch (error) {
       stale(true);
@@ -49,6 +48,8 @@
       waiting = null;
     }
   }
+
+  const answer = async (address, options) => (await fetch(address, options)).json();
 
   const state = (word) => { document.body.dataset.state = word; };
 
