@@ -147,12 +147,12 @@ def _moments(
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[Finding, ...]]:
     """Second moments of signal and gradient after each block, and findings: the same for all plans with this tree."""
     network = network_of(tree, scheme, batch=batch, context=context)
-    stream = re.compile(rf"{re.escape(tree.stack_name)}\.block\.\d+")
-    found: dict[str, list[float]] = {"forward": [], "gradient": []}
-    for row in sorted((row for row in network.rows if stream.fullmatch(row["site"])), key=lambda row: row["layer"]):
-        found[row["direction"]].append(row["second_moment"])
     findings = sorted(findings_of(network), key=lambda one: -SEVERITIES.index(one.severity))
-    return tuple(found["forward"]), tuple(found["gradient"]), tuple(findings)
+    forward, gradient = (
+        tuple(network.q(f"{tree.stack_name}.block.{layer}", direction) for layer in range(tree.stack.depth))
+        for direction in ("forward", "gradient")
+    )
+    return forward, gradient, tuple(findings)
 
 
 def plan_arguments(settings: Settings) -> tuple[str, ...]:

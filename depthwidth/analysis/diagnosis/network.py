@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ...architecture import Transformer
 from ...architecture.number_formats import NumberFormat
@@ -14,6 +15,8 @@ from ...formulas.saturation import LARGEST_VARIANCE
 from ...initialization import Recipe, at_block, stacks
 from ...layers import Residual
 from ..propagation import PropagationOptions, moments_of
+
+T = TypeVar("T")
 
 
 class Size(NamedTuple):
@@ -122,7 +125,7 @@ class Network:
     def branches(self) -> list[BranchStrength]:
         """Every residual branch of every block, in the order of the forward pass."""
         found = []
-        tree = self.setting.tree
+        tree, last = self.setting.tree, _LastOutputs()
         for name, stack in (("encoder", tree.encoder), ("decoder", tree.decoder)):
             if stack is None:
                 continue
@@ -133,7 +136,7 @@ class Network:
                 for branch, residual in block.branches:
                     site, scales = f"{place}.{branch}", self.made.residual(f"{name}.block.{branch}")
                     rate = residual.dropout if self.setting.dropout else 0.0
-                    added = at_block(scales.branch, layer) ** 2 * self.q(f"{site}.{residual.last}") / (1 - rate)
+                    added = at_block(scales.branch, layer) ** 2 * self.q(f"{site}.{last.of(residual)}") / (1 - rate)
                     kept = at_block(scales.skip, layer) ** 2 * before
                     found.append(BranchStrength(name, layer, branch, residual, kept, added))
                     before = start if block.parallel else self.q(site)
@@ -177,12 +180,35 @@ class Network:
             "scores": heads * longest,
             "logits": max(2, tree.vocab),
         }
+        peaks = {kind: math.sqrt(2 * math.log(2 * self.setting.batch * longest * count)) for kind, count in features.items()}
         for row in self.rows:
             forward, site = row["direction"] == "forward", row["site"]
             kind = "gradients" if not forward else "scores" if site.endswith("scores") else "activations"
             kind = "logits" if site == "head.unembedding" and forward else kind
             deviation = math.sqrt(row["second_moment"]) * (1.0 if forward else unit)
             if deviation > 0:
-                count = self.setting.batch * longest * features[kind]
-                found[kind].append(Size(site, deviation, deviation * math.sqrt(2 * math.log(2 * count))))
+                found[kind].append(Size(site, deviation, deviation * peaks[kind]))
         return found
+
+    def once(self, measure: Callable[[Network], T]) -> T:
+        """A number that several checks share, computed when the first asks."""
+        if measure not in self._measured:
+            self._measured[measure] = measure(self)
+        found: T = self._measured[measure]
+        return found
+
+    @cached_property
+    def _measured(self) -> dict[Callable[[Network], Any], Any]:
+        return {}
+
+
+class _LastOutputs:
+    """The last output of each residual, found once for all blocks that share it."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Residual, str]] = {}
+
+    def of(self, residual: Residual) -> str:
+        if id(residual) not in self.known:
+            self.known[id(residual)] = residual, residual.last  # the residual is kept, so that no other gets its id
+        return self.known[id(residual)][1]

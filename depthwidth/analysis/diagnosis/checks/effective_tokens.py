@@ -26,7 +26,7 @@ def thresholds(n: int) -> Thresholds:
 
 def effective_tokens(network: Network) -> Iterator[Finding]:
     """The finding for the attention nearest to condensing; none in a network without attention."""
-    found = worst_scores(network)
+    found = network.once(worst_scores)
     if found is None:
         return
     from ....numerics.softmax import overlap

@@ -43,7 +43,7 @@ def worst_scores(network: Network) -> tuple[dict[str, Any], float, int] | None:
         n = run.memory if attention.cross or sourced else run.tokens
         if attention.window is not None and not attention.cross:
             n = min(n, attention.window)
-        variance = float(variance_within_row(row["second_moment"], min(1.0, max(-1.0, row["correlation"]))))
+        variance = float(variance_within_row.body(row["second_moment"], min(1.0, max(-1.0, row["correlation"]))))
         if n > 1 and (worst is None or variance / math.log(n) > worst[1] / math.log(worst[2])):
             worst = (row, variance, n)
     return worst
@@ -51,7 +51,7 @@ def worst_scores(network: Network) -> tuple[dict[str, Any], float, int] | None:
 
 def score_variance(network: Network) -> Iterator[Finding]:
     """The finding for the attention nearest to condensing; none in a network without attention."""
-    found = worst_scores(network)
+    found = network.once(worst_scores)
     if found is None:
         return
     from ...concentration import phase_of
