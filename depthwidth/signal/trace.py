@@ -141,8 +141,7 @@ class Trace:
                 signal = signal.first
             if not isinstance(mean, float):
                 mean = signal.positions.mean(mean)
-        if signal.offset is not None:
-            signal = signal.whole()
+        signal = signal.whole()
         if self._waiting is not None:
             self._waiting.append((role, layer, direction, mean, signal))
             return
