@@ -77,14 +77,14 @@ def propagate(
         on its diagonal. L then is the context. The encoder of an encoder-decoder has its averages.
     token_match : probability that two positions hold the same token; by default that of Zipf's law over the vocabulary (0 for
         image patches). Measure it on your text: the sum of squared frequencies. Pairs of one token and of two tokens are then
-        followed apart, in a text of Zipf's law with that probability; with ALiBi, in an encoder-decoder, beside other mixers
-        than attention, or if `correlation` is given, every pair has the mean correlation. Or an array of shape (L, L) that
-        holds 1 where positions of a text have the same token, or of shape (S, L, L) for S texts, over which the moments are
-        averaged. ``"sample"`` draws eight texts of Zipf's law, position by position: L^3 operations a layer, for L up to 512.
-    segment_match : probability that two positions are of the same segment, where the embedding has segments.
-    gradient : second moment and correlation of the gradient at the last norm's output, or ``"loss"`` for the cross-entropy of a
-        language model, summed over positions, which also passes the head's transform if it has one (BERT). By default 1 and 0:
-        a language model's correlation is near 0.
+        followed apart, in a text of Zipf's law with that probability; with ALiBi, in an encoder-decoder, with other mixers
+        than attention, or if `correlation` is given, every pair has the mean correlation. An array of shape (L, L) holds 1
+        for two positions of a text with the same token; moments are averaged over the S texts of an array (S, L, L).
+        ``"sample"`` draws eight texts of Zipf's law, position by position: L^3 operations a layer, for L up to 512.
+    segment_match : probability that two positions are of the same segment, if the embedding has segments.
+    gradient : second moment and correlation of the gradient at the last norm's output. By default 1 and 0: a language model's
+        correlation is near 0. ``"loss"`` is the gradient of a language model's cross-entropy, summed over positions; it also
+        passes the head's transform if there is one (BERT).
     context, source : tokens of a sequence (and of the encoder's); the tree's context by default.
     lengths : in place of `context`, for a padded batch: the length of each sequence without its padding, or a mapping from a
         length to how many sequences have it. In a model of two stacks a length may be a pair (of the decoder's sequence, of the
@@ -96,10 +96,12 @@ def propagate(
     -------
     A data frame with a row for each site and direction: `site`, `layer` (missing outside the blocks), `direction` (``forward``
     or ``gradient``), `mean`, `second_moment`, `variance`, `covariance` and `correlation` between two different tokens. Forward
-    rows describe a component's output, gradient rows the loss's derivative with respect to it. If positions differ, numbers are
-    averages over them. Two columns say how far one draw of the weights lies from the mean: `spread` is the relative standard
-    deviation of the residual stream's second moment (missing elsewhere), `log_variance` the variance of the logarithm of a
-    post-norm stack's gradient (missing elsewhere), whose typical value is smaller than its mean by exp(log_variance / 2).
+    rows describe a component's output, gradient rows the loss's derivative with respect to it. Moments are averages per
+    feature, without a unit; those of the gradient are in the unit of `gradient`, with ``"loss"`` nats^2. If positions differ,
+    numbers are averages over them. Two columns say how far one draw of the weights lies from the mean. `spread` is the relative
+    standard deviation of the residual stream's second moment (missing elsewhere). `log_variance` is the variance of the
+    logarithm of a post-norm stack's gradient (missing elsewhere), whose typical value is smaller than its mean by
+    exp(log_variance / 2).
 
     Raises
     ------

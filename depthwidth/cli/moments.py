@@ -70,6 +70,9 @@ def moments(
     CONFIG is a Hugging Face config.json, the folder that holds it, or the name of a repository of the hub. The table shows the
     residual stream; --json, --csv and --markdown list every site.
 
+    Moments are averages per feature, without a unit. Those of the gradient are relative to the second moment 1 of the gradient
+    at the output of the last norm; with --gradient loss they are in nats^2.
+
     With --lengths, values are averaged over non-padding tokens; repeat a length to give it more weight. For an encoder-decoder
     model, a length is a pair decoder:encoder.
     """
@@ -113,7 +116,7 @@ def moments(
         others = {name: recipe_of(fields, name, norms=not no_norms)[1] for name in beside}
         moved = {name: moments_of(tree, other, lengths=batch, **given) for name, other in others.items()}
         picture.write("moments_figure", {scheme: rows} | moved)
-    emit(form, rows, rows, lambda: print_moments(rows))
+    emit(form, rows, rows, lambda: print_moments(rows, of_loss=gradient == "loss"))
 
 
 def _gradient(kind: str | None, correlation: float | None) -> tuple[float, float] | str:
@@ -155,8 +158,9 @@ def print_attention(rows: list[Row]) -> None:
     )
 
 
-def print_moments(rows: list[Row]) -> None:
-    """Print the residual stream at a dozen depths, forward and backward."""
+def print_moments(rows: list[Row], *, of_loss: bool) -> None:
+    """Print the residual stream at a dozen depths; the gradient is that of the loss, or of unit second moment."""
+    unit = "in nats^2 per feature" if of_loss else "relative to that at the output of the last norm"
     for stack in dict.fromkeys(row["site"].partition(".")[0] for row in rows if row["layer"] is not None):
         stream = {(row["layer"], row["direction"]): row for row in rows if row["site"] == f"{stack}.block.{row['layer']}"}
         layers = sorted({layer for layer, _ in stream})
@@ -169,7 +173,7 @@ def print_moments(rows: list[Row]) -> None:
                 )
                 for layer in sorted({layers[round(i * (len(layers) - 1) / 11)] for i in range(12)})
             ),
-            title=f"The residual stream of the {stack}",
+            title=f"The residual stream of the {stack} (variance per feature, without a unit; gradient variance {unit})",
         )
     widest = max(row["log_variance"] or 0.0 for row in rows)
     if widest > _WIDE:

@@ -163,6 +163,13 @@ def test_counts_are_read_alike(invoke, small, one, other):
     assert first.output == second.output
 
 
+def test_the_heading_of_moments_states_units(invoke, small):
+    relative, of_loss = (invoke("moments", small, "--gradient", kind).output for kind in ("unit", "loss"))
+    assert "variance per feature, without a unit" in relative
+    assert "nats^2" not in relative
+    assert "nats^2 per feature" in of_loss
+
+
 @pytest.mark.slow
 def test_moments_start_from_the_loss_and_know_the_encoders_length(invoke, small, tmp_path):
     def printed(config, *arguments):

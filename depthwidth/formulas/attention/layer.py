@@ -95,8 +95,9 @@ def attention_moments(
     overlap : the averages of the softmax if they are known already, as from
         :class:`depthwidth.numerics.softmax.OverlapTable`.
     equal_norms : whether all tokens have one norm, as after a layer norm (True), or those of Gaussian vectors (False): the
-        output's terms of :func:`equal_norm_shift` or :func:`norm_fluctuation`, of order s/d, and that of
-        :func:`short_row_covariance_shift`. Left out by default.
+        output's terms of :func:`equal_norm_shift` or :func:`norm_fluctuation`, of order s/d, that of
+        :func:`short_row_covariance_shift` and, without a causal mask, (A24) to (A28) of docs/derivations/attention.md. All are
+        left out by default.
 
     Returns
     -------
