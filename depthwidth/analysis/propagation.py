@@ -124,14 +124,17 @@ def propagate(
         segment_match=segment_match, gradient=gradient, context=context, source=source, lengths=lengths, dropout=dropout,
         finite_width=finite_width,
     )  # fmt: skip
-    columns["layer"] = pandas.arrays.IntegerArray(columns["layer"], columns["layer"] < 0)
-    columns["direction"] = pandas.Categorical.from_codes(columns["direction"], list(_DIRECTIONS))
+    labels = columns.pop("labels", None)
+    columns["site"] = columns["site"].copy() if labels is None else labels.text.copy()
+    columns["layer"] = pandas.arrays.IntegerArray(columns["layer"].copy(), columns["layer"] < 0)
+    columns["direction"] = pandas.Categorical.from_codes(columns["direction"], dtype=_direction_type())
     return pandas.DataFrame(columns, copy=False)  # no other reference to them exists
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]) -> list[dict[str, Any]]:
     """The rows of :func:`propagate` as plain data, with the same arguments."""
-    columns = {name: values.tolist() for name, values in _columns_of(tree, init, **given).items()}
+    found = _columns_of(tree, init, **given)
+    columns = {name: values.tolist() for name, values in found.items() if name != "labels"}
     for name in ("spread", "log_variance"):
         columns[name] = [None if math.isnan(value) else value for value in columns[name]]
     columns["layer"] = [None if layer < 0 else layer for layer in columns["layer"]]
@@ -459,6 +462,8 @@ def _check_products(name: str, array: Any) -> None:
 _ROUNDING = 1e-9
 _DIRECTIONS = ("forward", "gradient")
 _NUMBERS = ("mean", "second_moment", "covariance", "spread")
+_USUAL = {"mean": 0.0, "second_moment": 0.0, "covariance": 0.0, "spread": math.nan, "log_variance": math.nan}
+"""The numbers of a row that nothing else is said of"""
 
 
 def _columns(trace: Trace) -> dict[str, Any]:
@@ -469,35 +474,33 @@ def _columns(trace: Trace) -> dict[str, Any]:
 def _uncentred(trace: Trace) -> dict[str, Any]:
     """The records as columns by name, in the order of the pass: blocks ascend forward and descend for the gradient.
 
-    A layer of -1 is none, and directions are indices into _DIRECTIONS.
+    A layer of -1 is none, and directions are indices into _DIRECTIONS. `labels` has the sites as text.
     """
     import numpy as np
 
     heat = _log_variances(trace)
-    parts: dict[str, list[Any]] = {name: [] for name in ("site", "layer", "direction", *_NUMBERS, "log_variance")}
     # A component evaluated for a range of blocks has one record for each site; the table is sorted by block.
-    for (layer, direction, stack), group in groupby(trace.records, key=_evaluated_together):
-        sites = list(group)
-        forward = direction == "forward"
-        layers = layer if isinstance(layer, range) else [layer]
-        order = slice(None, None, 1 if forward else -1)
-        for name in _NUMBERS:
-            values = np.empty((len(layers), len(sites)))
-            for k, record in enumerate(sites):
-                values[:, k] = getattr(record, name)
-            parts[name].append(values[order].ravel())
-        parts["site"].append(_sites(tuple(record.role for record in sites), layer)[order].ravel())
-        parts["layer"].append(np.repeat(np.array([-1 if at is None else at for at in layers])[order], len(sites)))
-        parts["direction"].append(np.full(len(layers) * len(sites), _DIRECTIONS.index(direction)))
-        logs = np.full((len(layers), len(sites)), math.nan)
-        if not forward and (stack in heat or (stack == "stem" and heat)):
-            for k, record in enumerate(sites):
-                logs[:, k] = _log_variance(heat, record.role, layers)
-        parts["log_variance"].append(logs[order].ravel())
-    found = {name: np.concatenate(columns) for name, columns in parts.items()}
+    groups = [(key, list(group)) for key, group in groupby(trace.records, key=_evaluated_together)]
+    labels = _labels(tuple((layer, direction, tuple(r.role for r in sites)) for (layer, direction, _), sites in groups))
+    found = {name: np.full(len(labels.site), usual) for name, usual in _USUAL.items()}
+    start = 0
+    for (layer, direction, stack), sites in groups:
+        forward, layers = direction == "forward", _layers(layer)
+        rows, start = slice(start, start + len(layers) * len(sites)), start + len(layers) * len(sites)
+        heated = not forward and (stack in heat or (stack == "stem" and heat))
+        blocks = {
+            name: values[rows].reshape(len(layers), -1)[:: 1 if forward else -1] for name, values in found.items()
+        }  # fmt: skip
+        for k, record in enumerate(sites):
+            for name in _NUMBERS:
+                value, usual = getattr(record, name), _USUAL[name]
+                if not (isinstance(value, float) and (value == usual or (usual != usual and value != value))):
+                    blocks[name][:, k] = value
+            if heated:
+                blocks["log_variance"][:, k] = _log_variance(heat, record.role, layers)
     if not all(np.isfinite(found[name]).all() for name in ("mean", "second_moment", "covariance")):
         raise InputError(_OUT_OF_RANGE)
-    return found
+    return {"labels": labels, "site": labels.site, "layer": labels.layer, "direction": labels.direction, **found}
 
 
 def _with_variances(found: dict[str, Any]) -> dict[str, Any]:
@@ -508,7 +511,7 @@ def _with_variances(found: dict[str, Any]) -> dict[str, Any]:
     variance, covariance = found["second_moment"] - square, found["covariance"] - square
     correlation = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance != 0)
     return {
-        **{name: found[name] for name in ("site", "layer", "direction", "mean", "second_moment")},
+        **{name: found[name] for name in ("labels", "site", "layer", "direction", "mean", "second_moment")},
         "variance": variance,
         "covariance": covariance,
         "correlation": correlation,
@@ -570,13 +573,44 @@ def _log_variance(heat: _Shares, role: str, layers: Sequence[int | None]) -> Any
     return found
 
 
-@functools.lru_cache(maxsize=256)
-def _sites(roles: tuple[str, ...], layer: int | range | None) -> Any:
-    """The names of these sites in each block, a row for each block."""
-    import numpy as np
+class _Labels:
+    """The site, the layer and the direction of each row of a table, which the tables of one tree share; not to be changed."""
 
-    layers = layer if isinstance(layer, range) else [layer]
-    names = [
-        [role if at is None else role.replace(".block", f".block.{at}", 1) for role in roles] for at in layers
-    ]  # fmt: skip
-    return np.array(names, dtype=object)
+    def __init__(self, groups: Iterable[_Group]) -> None:
+        import numpy as np
+
+        sites, layers, directions = list[str](), list[int](), list[int]()
+        for layer, direction, roles in groups:
+            for at in _layers(layer)[:: 1 if direction == "forward" else -1]:
+                sites += roles if at is None else [role.replace(".block", f".block.{at}", 1) for role in roles]
+                layers += [-1 if at is None else at] * len(roles)
+            directions += [_DIRECTIONS.index(direction)] * (len(sites) - len(directions))
+        self.site = np.array(sites, dtype=object)
+        self.layer, self.direction = np.array(layers, dtype=int), np.array(directions, dtype=int)
+
+    @functools.cached_property
+    def text(self) -> Any:
+        """The sites as pandas keeps text: its search for other objects among them takes as long as the whole backward pass."""
+        import pandas
+
+        return pandas.Series(self.site).array
+
+
+_Group = tuple[int | range | None, str, tuple[str, ...]]
+"""Sites that are evaluated together: their block or blocks, the direction and their roles"""
+
+
+@functools.lru_cache(maxsize=16)
+def _labels(groups: tuple[_Group, ...]) -> _Labels:
+    return _Labels(groups)
+
+
+def _layers(layer: int | range | None) -> Sequence[int | None]:
+    return layer if isinstance(layer, range) else [layer]
+
+
+@functools.cache
+def _direction_type() -> Any:
+    import pandas
+
+    return pandas.CategoricalDtype(list(_DIRECTIONS))

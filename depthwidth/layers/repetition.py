@@ -80,13 +80,13 @@ def apply_all_blocks(block: BlockLike, x: AnySignal, site: Site, layers: range) 
         count = half if y.spread is None else 2 * half
         with trace.silence():
             unit = _moments_of(pull_blocks(_gradient_of(x, np.eye(count)[:, :, None])), count)
-        maps = [np.broadcast_to(part, (count, len(layers))) for part in unit]
-        if len(maps) < count:  # no leaning comes back from a norm after the sum
-            maps += [np.zeros((count, len(layers)))] * (count - len(maps))
-        each = np.stack(maps, axis=0).transpose(2, 0, 1)[::-1]
+        each = np.zeros((len(layers), count, count))  # no leaning comes back from a norm after the sum
+        for k, part in enumerate(unit):
+            each[::-1, k] = part.T
         start = np.array([float(np.ravel(part)[0]) for part in _moments_of(g, count)] + [0.0] * count)[:count]
-        *outputs, end = linear_states(each, start)
-        pull_blocks(_gradient_of(x, np.array(outputs[::-1]).T))
+        states = linear_states(each, start)
+        pull_blocks(_gradient_of(x, np.ascontiguousarray(states[-2::-1].T)))
+        end = states[-1]
         return _gradient_of(x, end.tolist() if isinstance(x, Signal) else end[:, None])
 
     return last, pull

@@ -317,7 +317,6 @@ class Alike(Positions):
     """
 
     of_kinds = True
-    takes_several = False
 
     @classmethod
     def of(cls, length: int, match: float) -> Alike:

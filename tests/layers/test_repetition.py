@@ -216,6 +216,18 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
     assert singly.covariance[1] != pytest.approx(singly.covariance[0], rel=3e-6)  # kinds differ, or nothing was compared
 
 
+@pytest.mark.parametrize("times", [3, 24])
+def test_a_gradient_of_two_kinds_and_its_leaning_pass_a_branch_together_as_apart(times, monkeypatch):
+    one = block(Block, eps=1e-9, causal=False)
+    _, together = evaluate(one, times, of_kinds())
+    monkeypatch.setattr(Alike, "takes_several", False)
+    _, apart = evaluate(one, times, of_kinds())
+    for found, known in ((together, apart), (together.leaning, apart.leaning)):
+        assert found.second_moment == pytest.approx(known.second_moment, rel=1e-12)
+        assert found.covariance == pytest.approx(known.covariance, rel=1e-12)
+    assert np.abs(together.leaning.second_moment).max() > 0.1  # or nothing was compared
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kinds", [False, True])
 def test_few_blocks_of_a_thousand_stand_for_all(kinds, monkeypatch):
