@@ -130,7 +130,7 @@ def _activated(name: str, x: AnySignal, width: float, tables: TableFamily) -> tu
     """E f^2, E f'^2 and E f; the two pair moments at each side of the correlation; and half the distance of the sides."""
     variances, rho = x.second_moment, x.correlation
     step = correlation_spread.body(rho, width)
-    sides = [rho + step, rho - step] if math.isfinite(width) else [rho]
+    sides: Any = [rho + step, rho - step] if math.isfinite(width) else [rho]
     pairs: list[Any]
     if isinstance(x, TokenSignal) and not (x.positions.alike or _share_tables(name, variances)):
         from .activations import activation
@@ -148,7 +148,8 @@ def _activated(name: str, x: AnySignal, width: float, tables: TableFamily) -> tu
         if isinstance(x, TokenSignal) and len(sides) == 2:  # both at once
             import numpy as np
 
-            both = tables(x.pair_second_moment, angle_of(np.stack(sides)), slice(3, 5))
+            positions, sides = x.positions, x.positions.once(np.array(sides))
+            both = positions.twice(tables(positions.once(x.pair_second_moment), angle_of(sides), slice(3, 5)))
             pairs = [both[:, 0], both[:, 1]]
         else:
             pairs = [tables(x.pair_second_moment, angle_of(side), slice(3, 5)) for side in sides]
@@ -173,7 +174,7 @@ def angle_of(correlation: Number) -> Number:
         return math.acos(min(1.0, max(-1.0, correlation)))
     import numpy as np
 
-    return np.arccos(np.clip(correlation, -1.0, 1.0))
+    return np.arccos(np.minimum(np.maximum(correlation, -1.0), 1.0))
 
 
 def activation_tables(name: str, trace: Trace) -> TableFamily:

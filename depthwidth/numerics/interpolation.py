@@ -64,11 +64,21 @@ class Table:
     def at_places(self, places: tuple[Any, Any], functions: slice = ALL) -> Any:
         """:meth:`of_array` at the result of :meth:`places`."""
         i, t = places
-        values, *others = self._coefficients[:, functions].take(i, axis=2)
+        values, *others = self._coefficients[..., functions, :].take(i, axis=-1)
         for coefficient in others:
             values *= t
             values += coefficient
         return values
+
+
+class _Row(Table):
+    """Several tables of the same nodes: values have an axis over the tables before that of the functions."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        import numpy as np
+
+        self._coefficients = np.stack([table._coefficients for table in tables], axis=1)
+        self._low, self._step, self._last = tables[0]._low, tables[0]._step, tables[0]._last
 
 
 class PlaneTable:
@@ -186,6 +196,7 @@ class TableFamily:
         self._make, self._step, self._same = make, step, same
         self._exact: list[tuple[float, Table]] = []
         self._grid: dict[int, Table] = {}
+        self._rows: dict[int, Table] = {}
 
     def __call__(self, parameter: Any, x: Any, functions: slice = ALL) -> Any:
         """The values of some or all functions at `parameter` and `x`, floats or arrays that broadcast; an array comes first."""
@@ -202,7 +213,7 @@ class TableFamily:
         values_of = _look_up(x, functions, parameter.ndim)
         found = self._of_exact_tables(parameter, values_of)
         if found is None:
-            return self._of_grid(parameter, values_of)
+            return self._of_grid(parameter, x, functions)
         shape = np.broadcast_shapes(parameter.shape, np.shape(x))
         return found if found.shape[1:] == shape else np.broadcast_to(found, (len(found), *shape))
 
@@ -222,21 +233,30 @@ class TableFamily:
             total = found if total is None else np.where(where, found, total)
         return total
 
-    def _of_grid(self, parameters: Any, values_of: Callable[[Table], Any]) -> Any:
+    def _of_grid(self, parameters: Any, x: Any, functions: slice) -> Any:
         """The values by interpolation between the tables of the grid."""
         import numpy as np
 
         position = np.log(parameters) / self._step
         middle = np.rint(position).astype(int)
-        weights = _weights(position - middle)
+        weights = np.array(_weights(position - middle))
         first = int(middle.min())
         if first == middle.max():  # which holds for nearly all signals
-            return sum(weight * values_of(self._grid_table(first + k)) for k, weight in zip((-1, 0, 1), weights, strict=True))
-        total: Any = 0.0
+            x = np.asarray(x)
+            axes = max(parameters.ndim, x.ndim)
+            found = self._three_tables(first).of_array(x, functions).reshape(3, -1, *(1,) * (axes - x.ndim), *x.shape)
+            return (weights.reshape(3, 1, *(1,) * (axes - parameters.ndim), *parameters.shape) * found).sum(0)
+        values_of, total = _look_up(x, functions, parameters.ndim), 0.0
         for shift, weight in zip((-1, 0, 1), weights, strict=True):
             for k in distinct(middle).tolist():
                 total = total + np.where(middle == k, weight, 0.0) * values_of(self._grid_table(k + shift))
         return total
+
+    def _three_tables(self, middle: int) -> Table:
+        """The tables of the grid around a point of it, as one table."""
+        if middle not in self._rows:
+            self._rows[middle] = _Row([self._grid_table(middle + shift) for shift in (-1, 0, 1)])
+        return self._rows[middle]
 
     def _exact_table(self, parameter: float) -> Table | None:
         """The table for exactly this parameter, made if there is room for one more; otherwise None."""

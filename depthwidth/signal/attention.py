@@ -38,6 +38,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..numerics.distinct import distinct
+from ..numerics.powers import powers_of
 from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
 from ..numerics.softmax_tokens import TokenAverages
 from ..values import cached_property
@@ -442,7 +443,8 @@ class _Layer:
         most = max(-exponent.min(), exponent.max())
         if sums.stretches:
             scores = sums.stretched(x, xq, s2, exponent[split:])
-            terms = _terms(max(float(np.abs(part).max()) for part in scores) * most)
+            far = reach if scores[0] is x else max(float(np.abs(part).max()) for part in scores)
+            terms = _terms(far * most)
             products = sums.products(*scores, terms, (values - middle, xq))
         else:
             terms = _terms(reach * most)
@@ -628,7 +630,7 @@ def _sent_of(layer: _Layer) -> Array:
 
 def _copied(sums: Any) -> Any:
     """A copy with the same attributes: `copy.copy` takes ten times as long."""
-    copied = object.__new__(type(sums))
+    copied: Any = object.__new__(type(sums))
     copied.__dict__.update(sums.__dict__)
     return copied
 
@@ -649,12 +651,16 @@ def _terms(x: float) -> int:
     return k
 
 
+@functools.lru_cache(maxsize=_MOST_TERMS + 1)
+def _inverse_factorials(count: int) -> Array:
+    """1/k! for k from 0; (count, 1)."""
+    return np.array([[1 / math.factorial(k)] for k in range(count)])
+
+
 def _coefficients(exponent: Array, slope: Array, off: Array, terms: int) -> tuple[Array, Array]:
     """Coefficients of each power of K in w / (a a') and in its derivative with respect to Z, from the first power on."""
-    powers = np.empty((terms + 1, *exponent.shape))
-    powers[0] = 1
-    for k in range(1, terms + 1):
-        np.multiply(powers[k - 1], exponent / k, out=powers[k])
+    powers = powers_of(exponent, terms + 1)
+    powers *= _inverse_factorials(terms + 1)
     norm = 1 / (powers * off[:-1]).sum(0)
     centre = norm * (powers * off[1:]).sum(0)
     norm_slope = norm * slope

@@ -118,6 +118,28 @@ class Positions:
             return values
         return (1 - self.match) * values[..., 0, :, :] + self.match * values[..., 1, :, :]
 
+    @functools.cached_property
+    def _orders(self) -> tuple[Array, Array] | None:
+        """Of square arrays of pairs, the places of each pair in one order, and for each place the index of its pair."""
+        n = self.count
+        if self.dense or n == 1 or self.pair_shape[-2:] != (n, n):
+            return None
+        one, other = np.triu_indices(n)
+        index = np.empty((n, n), dtype=int)
+        index[one, other] = index[other, one] = np.arange(one.size)
+        return one * n + other, index
+
+    def once(self, values: Array) -> Array:
+        """Symmetric values at pairs (..., n, n), each pair in one order: (..., n (n + 1) / 2); others as they are."""
+        if self._orders is None:
+            return values
+        found: Array = values.reshape(*values.shape[:-2], -1).take(self._orders[0], axis=-1)
+        return found
+
+    def twice(self, values: Array) -> Array:
+        """The inverse of :meth:`once`."""
+        return values if self._orders is None else values.take(self._orders[1], axis=-1)
+
     @property
     def distances(self) -> Array:
         """Distance between the two tokens of each pair, in positions."""

@@ -188,7 +188,7 @@ class TokenSignal(_TokenMoments):
         """Second moment of a token and covariance of two different tokens, averaged over positions."""
         return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
 
-    @property
+    @cached_property
     def deviation(self) -> Number:
         """As in :class:`Signal`."""
         if self.spread is None:
@@ -204,8 +204,9 @@ class TokenSignal(_TokenMoments):
 
     def times(self, factor: Number, pair_factor: Number | None = None) -> TokenSignal:
         """The signal with its second moments times `factor` and its covariances times `pair_factor`, the same by default."""
-        y = self.of(self.second_moment * factor, self.covariance * (factor if pair_factor is None else pair_factor))
-        return y if self.leaning is None else y.leaning_as(self.leaning.times(factor, pair_factor))
+        leaning = self.leaning and self.leaning.times(factor, pair_factor)
+        pair = self.covariance * (factor if pair_factor is None else pair_factor)
+        return TokenSignal(self.second_moment * factor, pair, self.positions, None, leaning)
 
     def after_dropout(self, rate: float) -> Any:
         """The moments after dropout with rescaling, forward or backward: two tokens lose different features."""

@@ -331,6 +331,7 @@ class _WindowSums(_Repetitions):
         self.asked = stored.own_sums(nodes, np.minimum(nodes + reach, length + 1), 1 / size)
         self.repeats = positions.match is not None
         self.share = self.equal = self.match = positions.match or 0.0
+        self.mean_row = self._nearest_to_mean()
 
     def expand(self, values: Array) -> Array:
         """Values at nodes as values at all rows."""

@@ -156,7 +156,7 @@ class _Smooth:
         self.a = self.even * density
         self.a_beside = self.even_beside * density
         self.density = density * self.inverse
-        transposed = density.T
+        transposed = np.ascontiguousarray(density.T)
         self.askers = mask.askers * transposed
         self.askers_beside = (mask.askers_beside * transposed).transpose(0, 2, 1)
         self.common = mask.common * (self.density[:, None] * self.density)
@@ -281,6 +281,12 @@ class _Repetitions:
     equal: float
     """The same by the weights of one row and one key"""
 
+    mean_row: int
+    """The row whose length is nearest to the mean"""
+
+    def _nearest_to_mean(self) -> int:
+        return int(np.abs(self.n - self.row_mean(self.n)).argmin())
+
     def row_mean(self, values: Array) -> float:
         """The mean over all positions of values at the rows."""
         return self.keys.mean(values)
@@ -301,7 +307,7 @@ class _Repetitions:
         x, xq : K of pairs (2, ...) and second moments (n,).
         variance, exponent : of the scores in each row, and the factor of K in the exponent; (n,).
         """
-        row = int(np.abs(self.n - self.row_mean(self.n)).argmin())
+        row = self.mean_row
         steep, n = float(exponent[row]), max(2.0, float(self.n[row]))
         apart, further = self.pair_mean(x[1] - x[0]), self.row_mean(xq) - self.pair_mean(x[0])
         self.share = self.match
@@ -327,6 +333,7 @@ class _Repeated(_Repetitions, _Smooth):
         super().__init__(mask)
         self.keys, self.match, self.head_dim = keys, match, head_dim
         self.equal = self.share = match
+        self.mean_row = self._nearest_to_mean()
 
     def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
         """As of different tokens, which decide how much the scores of a row vary."""
