@@ -45,7 +45,7 @@ class Overview(NamedTuple):
         lines += [f"  {printable(name):<{width}}  {printable(value)}" for name, value in self.facts.items()]
         if self.rows:
             first, left_out, last = self._parts()
-            table = aligned(self.columns, [*first, *last], self.words)
+            table = align_table(self.columns, [*first, *last], self.words)
             if left_out:
                 table.insert(2 + len(first), left_out)
             lines += [f"  {line}" for line in table]
@@ -118,7 +118,7 @@ def with_overview(cls: C) -> C:
     return cls
 
 
-def aligned(columns: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str] = ()) -> list[str]:
+def align_table(columns: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str] = ()) -> list[str]:
     """The lines of an aligned table: the header, a rule, and the rows.
 
     Parameters

@@ -91,7 +91,7 @@ def all_evidence(names: tuple[str, ...] | None = None, directory: Path | None = 
         rows = _select(tables[file], wanted)
         if not rows:
             raise InputError(f"evidence.csv: {file} has no row where {where}")
-        found.setdefault(formula, []).append(_of_rows(formula, file, wanted, rows))
+        found.setdefault(formula, []).append(_evidence_of_rows(formula, file, wanted, rows))
     return {formula: tuple(items) for formula, items in found.items()}
 
 
@@ -139,7 +139,7 @@ def _select(rows: list[MeasuredRow], wanted: dict[str, str]) -> list[MeasuredRow
     return rows
 
 
-def _of_rows(formula: str, file: str, wanted: dict[str, str], rows: list[MeasuredRow]) -> Evidence:
+def _evidence_of_rows(formula: str, file: str, wanted: dict[str, str], rows: list[MeasuredRow]) -> Evidence:
     decided = [row for row in rows if row["value"] not in ("", "nan")]
     try:
         errors = [_relative_error(row) for row in decided]

@@ -103,7 +103,7 @@ def read_header(path: str | os.PathLike[str]) -> GGUFHeader:
         if there is no such file, it is of another format or version, is truncated or damaged, or a part is missing.
     """
     place = Path(path)
-    return read_parts(place.name, lambda name: _opened(place.with_name(name)))
+    return read_parts(place.name, lambda name: _open(place.with_name(name)))
 
 
 def read_parts(name: str, opened: Callable[[str], AbstractContextManager[OpenPart]]) -> GGUFHeader:
@@ -131,7 +131,7 @@ def _read(opened: AbstractContextManager[OpenPart]) -> GGUFHeader:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[OpenPart]:
+def _open(path: Path) -> Iterator[OpenPart]:
     name = shown(str(path), limit=300)
     with reading("GGUF file", name), open_regular(path, "GGUF file", name) as file:
         yield OpenPart(file, os.fstat(file.fileno()).st_size, f"GGUF file {name}")

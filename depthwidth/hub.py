@@ -107,7 +107,7 @@ def hub_file(repository: Repository, filename: str, most: int) -> HubFile:
             f"{filename} of the repository {shown(str(repository))} is not in the cache of the hub; HF_HUB_OFFLINE is set, so "
             "the hub is not asked"
         )
-    path = _asked(lambda: _downloaded(huggingface_hub, repository, filename, most), repository, filename)
+    path = _call_library(lambda: _download(huggingface_hub, repository, filename, most), repository, filename)
     return HubFile(path, path.parents[filename.count("/")].name, cached=False)
 
 
@@ -137,7 +137,7 @@ def hub_models(repository: Repository) -> list[str]:
     if library.constants.HF_HUB_OFFLINE:
         return cached_models(repository)
     about = library.HfApi(**_ABOUT)
-    found = _asked(lambda: about.model_info(repository.name, revision=repository.revision), repository, "list of files")
+    found = _call_library(lambda: about.model_info(repository.name, revision=repository.revision), repository, "list of files")
     return _models(one.rfilename for one in found.siblings or ())
 
 
@@ -165,14 +165,14 @@ def hub_stream(repository: Repository, filename: str) -> Iterator[tuple[BinaryIO
     """
     library = _library()
     url = library.hf_hub_url(repository.name, filename, revision=repository.revision)
-    found = _asked(lambda: library.get_hf_file_metadata(url, **_ABOUT), repository, filename)
+    found = _call_library(lambda: library.get_hf_file_metadata(url, **_ABOUT), repository, filename)
     if type(found.size) is not int or found.size < 0:
         raise InputError(f"{_endpoint()} did not report the size of {filename} of {shown(repository.name)}")
 
     end = time.monotonic() + LONGEST
 
     def part(start: int, stop: int) -> bytes:
-        return _asked(lambda: _requested(library, url, start, stop), repository, filename, end - time.monotonic())
+        return _call_library(lambda: _request_range(library, url, start, stop), repository, filename, end - time.monotonic())
 
     raw = _Parts(part, found.size)
     with io.BufferedReader(raw, BLOCK) as file:
@@ -227,7 +227,7 @@ def hub_tensors(repository: Repository) -> dict[str, tuple[tuple[int, ...], str,
         except huggingface_hub.errors.NotASafetensorsRepoError:
             return None
 
-    found = _asked(headers, repository, "model.safetensors")
+    found = _call_library(headers, repository, "model.safetensors")
     if found is None:
         return None
     tensors: dict[str, tuple[tuple[int, ...], str, int | None]] = {}
@@ -287,7 +287,7 @@ def _models(names: Iterable[str]) -> list[str]:
     return sorted(one for one in names if one.lower().endswith(".gguf") and not _NO_MODEL.search(one))
 
 
-def _requested(library: Any, url: str, start: int, stop: int) -> bytes:
+def _request_range(library: Any, url: str, start: int, stop: int) -> bytes:
     """Bytes `start` to `stop` of a file; a server that would send more is not read further."""
     headers = library.utils.build_hf_headers(**_ABOUT) | {"range": f"bytes={start}-{stop - 1}"}
     limits = {"timeout": library.constants.HF_HUB_DOWNLOAD_TIMEOUT, "follow_redirects": True}
@@ -303,7 +303,7 @@ def _requested(library: Any, url: str, start: int, stop: int) -> bytes:
     return bytes(data)
 
 
-def _downloaded(library: Any, repository: Repository, filename: str, most: int) -> Path:
+def _download(library: Any, repository: Repository, filename: str, most: int) -> Path:
     """The path of a file after its download to the cache."""
     url = library.hf_hub_url(repository.name, filename, revision=repository.revision)
     size = library.get_hf_file_metadata(url, **_ABOUT).size  # asked beforehand, as a download has no limit of its own
@@ -312,7 +312,7 @@ def _downloaded(library: Any, repository: Repository, filename: str, most: int) 
     return Path(library.hf_hub_download(repository.name, filename, revision=repository.revision, **_ABOUT))
 
 
-def _asked(work: Callable[[], T], repository: Repository, filename: str, seconds: float | None = None) -> T:
+def _call_library(work: Callable[[], T], repository: Repository, filename: str, seconds: float | None = None) -> T:
     """The result of `work` with the library, whose exceptions become one sentence; within :data:`LONGEST` by default."""
     import huggingface_hub as library
 

@@ -39,12 +39,12 @@ def plugins(group: str) -> Iterator[tuple[str, Any]]:
     InputError
         if a package cannot be loaded; the sentence names it.
     """
-    for name in _found(group):
+    for name in _find_entries(group):
         yield name, _load(group, name)
 
 
 @cache
-def _found(group: str) -> tuple[str, ...]:
+def _find_entries(group: str) -> tuple[str, ...]:
     from importlib.metadata import entry_points
 
     return tuple(dict.fromkeys(point.name for point in entry_points(group=group)))

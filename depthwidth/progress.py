@@ -1,7 +1,7 @@
 """The state of a long computation: words, the share that is done, and facts, for a progress bar or a log.
 
 A computation announces its parts with :func:`during` or :func:`announced`, from the outermost to the innermost. The display
-reads it from another thread with :func:`standing`: the command line, or a worker of ``verify`` for its run.
+reads it from another thread with :func:`current_progress`: the command line, or a worker of ``verify`` for its run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Progress:
     """The progress of a computation at one moment."""
 
     words: str
@@ -55,7 +55,7 @@ def during(
     words : a few words, or a function that returns them on demand.
     done : the share of this part that is done, from 0 to 1. It is called from another thread.
     span : the share that the parts announced inside the block fill, from `done()` on.
-    facts : further numbers; see :class:`Standing`. Those of inner parts win.
+    facts : further numbers; see :class:`Progress`. Those of inner parts win.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def announced(words: str, items: Sequence[T]) -> Iterator[T]:
             yield item
 
 
-def standing() -> Standing:
+def current_progress() -> Progress:
     """The state of the computation at hand."""
     words: list[str] = []
     facts: dict[str, float] = {}
@@ -98,12 +98,12 @@ def standing() -> Standing:
             share = (share or 0.0) + room * min(1.0, max(0.0, part.done()))
             room *= part.span
         facts |= {} if part.facts is None else part.facts()
-    return Standing(", ".join(filter(None, words)), share, facts)
+    return Progress(", ".join(filter(None, words)), share, facts)
 
 
-def doing() -> str:
-    """The words of :func:`standing`."""
-    return standing().words
+def current_words() -> str:
+    """The words of :func:`current_progress`."""
+    return current_progress().words
 
 
 def is_quiet(arguments: Sequence[str]) -> bool:

@@ -145,10 +145,10 @@ def open_tensors(path: str | os.PathLike[str]) -> StoredTensors:
             place = _in_folder(place, name)
     label = f"checkpoint {shown(str(place), limit=300)}"
     if place.name.endswith(INDEX):
-        return StoredTensors(_of_index(place, label), label)
+        return StoredTensors(_read_index(place, label), label)
     if place.suffix in UNREAD:
         raise _foreign(label)
-    return StoredTensors(_of_file(place, label), label)
+    return StoredTensors(_read_header(place, label), label)
 
 
 def _foreign(label: str) -> InputError:
@@ -175,7 +175,7 @@ def _in_folder(folder: Path, name: str) -> Path:
     raise InputError(f"folder {name} has no safetensors file")
 
 
-def _of_index(index: Path, label: str) -> dict[str, StoredTensor]:
+def _read_index(index: Path, label: str) -> dict[str, StoredTensor]:
     """The tensors of several files, located by their index."""
     data = parse_json(read_regular(index, "checkpoint", LONGEST_INDEX), label)
     places = data.get("weight_map") if isinstance(data, dict) else None
@@ -187,14 +187,14 @@ def _of_index(index: Path, label: str) -> dict[str, StoredTensor]:
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise InputError(f"{label} names {shown(file)}, which is not a safetensors file in the same folder")
         there = index.parent / file
-        found[file] = _of_file(there, f"checkpoint {shown(str(there), limit=300)}")
+        found[file] = _read_header(there, f"checkpoint {shown(str(there), limit=300)}")
     missing = [name for name, file in places.items() if name not in found[file]]
     if missing:
         raise InputError(f"{label}: tensor {shown(missing[0])} is not in {shown(places[missing[0]])}")
     return {name: found[file][name] for name, file in places.items()}
 
 
-def _of_file(path: Path, label: str) -> dict[str, StoredTensor]:
+def _read_header(path: Path, label: str) -> dict[str, StoredTensor]:
     """The tensors of one file, by its header."""
     name = shown(str(path), limit=300)
     with reading("checkpoint", name), open_regular(path, "checkpoint", name) as file:
@@ -231,7 +231,7 @@ def _entry(name: str, value: Any, path: Path, first: int, label: str) -> StoredT
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise wrong
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
+    if not _is_whole_list(shape) or not _is_whole_list(offsets) or len(offsets) != 2:
         raise wrong
     each = FLOATS.get(dtype, OTHERS.get(dtype)) if isinstance(dtype, str) else None
     if each is None:
@@ -244,6 +244,6 @@ def _entry(name: str, value: Any, path: Path, first: int, label: str) -> StoredT
     return StoredTensor(dtype, tuple(shape), path, first + start, first + stop)
 
 
-def _whole(value: Any) -> bool:
+def _is_whole_list(value: Any) -> bool:
     """True for a list of whole numbers, none below 0."""
     return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)

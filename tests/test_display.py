@@ -10,7 +10,7 @@ import sympy
 import depthwidth
 from depthwidth.analysis.diagnosis import Finding
 from depthwidth.analysis.diagnosis.base import Thresholds
-from depthwidth.display import SHOWN_ROWS, Overview, aligned, with_overview
+from depthwidth.display import SHOWN_ROWS, Overview, align_table, with_overview
 from depthwidth.planning.compare import compare
 
 
@@ -120,7 +120,7 @@ def test_hostile_texts_stay_texts():
 
 
 def test_columns_are_aligned():
-    assert aligned(("a", "number", "word"), [("x", "1", "y"), ("long", "1000000", "z")], ("word",)) == [
+    assert align_table(("a", "number", "word"), [("x", "1", "y"), ("long", "1000000", "z")], ("word",)) == [
         "a      number  word",
         "----  -------  ----",
         "x           1  y",

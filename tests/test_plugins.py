@@ -141,10 +141,10 @@ def test_a_plugin_that_cannot_be_loaded_is_named(monkeypatch):
 
     broken = EntryPoint("broken", "no_such_package:thing", "depthwidth.rules")
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **given: EntryPoints([broken]).select(**given))
-    plugins._found.cache_clear()
+    plugins._find_entries.cache_clear()
     try:
         with pytest.raises(InputError, match=r"the plug-in broken .* cannot be loaded: ModuleNotFoundError") as refused:
             list(plugins.plugins("depthwidth.rules"))
         assert "\n" not in str(refused.value)
     finally:
-        plugins._found.cache_clear()
+        plugins._find_entries.cache_clear()

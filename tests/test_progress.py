@@ -16,7 +16,7 @@ from helpers import PATIENCE
 from depthwidth import Transformer, propagate
 from depthwidth.cli import live
 from depthwidth.cli.live import Computing, Display, Line, reporting
-from depthwidth.progress import announced, doing, during, facts_in_words, is_quiet, standing
+from depthwidth.progress import announced, current_progress, current_words, during, facts_in_words, is_quiet
 
 
 class Terminal(io.StringIO):
@@ -44,7 +44,7 @@ def test_a_log_gets_plain_lines(monkeypatch):
     page = shown(monkeypatch, io.StringIO(), "\n")
     assert page.splitlines()[0] == "Computing for 0 s, text 2 of 3, decoder block 7 of 12, 50% done; Ctrl-C stops it."
     assert page.isprintable() or page.replace("\n", "").isprintable()
-    assert doing() == ""
+    assert current_words() == ""
 
 
 def test_a_terminal_shows_a_bar_and_removes_it(monkeypatch):
@@ -74,20 +74,20 @@ def test_nothing_is_shown_unless_it_is_wanted(monkeypatch):
 
 
 def test_shares_of_nested_parts_add_up():
-    assert standing().share is None
+    assert current_progress().share is None
     with during("outer", lambda: 0.25, 0.5):
-        assert standing().share == 0.25
+        assert current_progress().share == 0.25
         with during("words alone"):
-            seen = [standing().share for _ in announced("shape", [1, 2, 3, 4])]
+            seen = [current_progress().share for _ in announced("shape", [1, 2, 3, 4])]
         assert seen == [0.25, 0.375, 0.5, 0.625]
         with during("too much", lambda: 7.0):
-            assert standing().share == 0.75
+            assert current_progress().share == 0.75
     with during("no span", lambda: 0.5), during("inner", lambda: 1.0, facts=lambda: {"loss": 2.0}):
-        assert standing() == live.standing()
-        assert (standing().share, standing().facts) == (0.5, {"loss": 2.0})
+        assert current_progress() == live.standing()
+        assert (current_progress().share, current_progress().facts) == (0.5, {"loss": 2.0})
     with during("fails"), pytest.raises(ZeroDivisionError), during("inner"):
         1 / 0  # noqa: B018
-    assert standing().words == ""
+    assert current_progress().words == ""
 
 
 def test_the_time_left_follows_the_measured_pace(monkeypatch):
@@ -145,11 +145,11 @@ def test_a_computation_says_its_text_and_block(monkeypatch):
     seen, moments = [], Attention.moments
 
     def watched(self, x, site):
-        seen.append(doing())
+        seen.append(current_words())
         y, pull = moments(self, x, site)
 
         def pull_watched(g):
-            seen.append(doing())
+            seen.append(current_words())
             return pull(g)
 
         return y, pull_watched

@@ -159,7 +159,7 @@ def _linear(
 
 
 def _activation(name: str) -> Callable[..., ComponentMoments]:
-    def predicted(
+    def predict_moments(
         *, std: Array, correlation: Array, gradient_std: Array, gradient_correlation: Array, length: Array
     ) -> ComponentMoments:
         from ..layers.activations import activation
@@ -174,7 +174,7 @@ def _activation(name: str) -> Callable[..., ComponentMoments]:
             "gradient_covariance": gamma * gradient_correlation * found.derivative_pair_moment,
         }
 
-    return predicted
+    return predict_moments
 
 
 def _layernorm(

@@ -76,7 +76,7 @@ class Batch:
         if source is not None and not two:
             raise InputError("a source length has no meaning for a model of one stack")
         counts: dict[tuple[int, int], float] = {}
-        for given, count in _counted(lengths):
+        for given, count in _count_lengths(lengths):
             pair = given if isinstance(given, tuple) else (given,)
             if len(pair) > 1 and not two:
                 raise InputError(f"propagate: lengths holds the pair {shown(given)}, and this model has one stack")
@@ -138,7 +138,7 @@ class Batch:
         return found
 
 
-def _counted(lengths: Any) -> Iterable[tuple[Any, float]]:
+def _count_lengths(lengths: Any) -> Iterable[tuple[Any, float]]:
     if isinstance(lengths, Mapping):
         for length, count in lengths.items():
             if isinstance(count, bool) or not isinstance(count, int | float | np.number) or not 0 < count < math.inf:

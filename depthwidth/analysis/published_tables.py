@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 def table_names() -> list[str]:
     """Every table there is: computed ones, and those that are only transcribed."""
-    return sorted({*(_spelled(name) for name in reference_tables()), *_COMPUTED, *_WHOLE})
+    return sorted({*(_spell(name) for name in reference_tables()), *_COMPUTED, *_WHOLE})
 
 
 def table(name: str) -> list[Row]:
@@ -28,7 +28,7 @@ def table(name: str) -> list[Row]:
     InputError
         if there is no such table.
     """
-    spelled = _spelled(name)
+    spelled = _spell(name)
     if spelled not in table_names():
         raise InputError(f"there is no table {shown(name)}{nearest(spelled, table_names())}; `depthwidth table` lists them")
     if spelled in _WHOLE:
@@ -44,7 +44,7 @@ def _schemes() -> list[Row]:
     return scheme_rows()
 
 
-def _spelled(name: str) -> str:
+def _spell(name: str) -> str:
     return name.replace("_", "-")
 
 

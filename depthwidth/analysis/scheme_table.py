@@ -65,7 +65,7 @@ def _rows(name: str, depths: tuple[int, ...], width: int, context: int) -> Itera
     for norms in MADE_FOR.get(name, ("pre", "post")):
         for depth in depths:
             tree = reference_tree(depth, norms, width, context)
-            yield {"scheme": name, "norms": norms, "depth": depth, **_measured(tree, name, norms)}
+            yield {"scheme": name, "norms": norms, "depth": depth, **_judge_scheme(tree, name, norms)}
 
 
 def reference_tree(depth: int, norms: str, width: int = 1024, context: int = 256) -> Transformer:
@@ -85,7 +85,7 @@ def input_correlation(tree: Transformer, made: Recipe) -> float:
     return float(x.whole().correlation)
 
 
-def _measured(tree: Transformer, name: str, norms: str) -> dict[str, Any]:
+def _judge_scheme(tree: Transformer, name: str, norms: str) -> dict[str, Any]:
     made = recipe(tree, name)
     network = network_of(tree, made, finite_width=False, correlation=input_correlation(tree, made))
     try:

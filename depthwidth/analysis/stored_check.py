@@ -27,7 +27,7 @@ def disagreements(path: Path, tree: Transformer, fields: Mapping[str, Any]) -> l
     if path.name.endswith(INDEX):
         stated = _index_alone(path)
         if stated is not None:
-            return _of_sums(stated, tree)
+            return _compare_sums(stated, tree)
     stored = open_tensors(path)
     try:
         return list(weights_of(stored, tree, fields).disagreements)
@@ -49,7 +49,7 @@ def _index_alone(path: Path) -> Mapping[str, Any] | None:
     return sums if isinstance(sums, dict) else {}
 
 
-def _of_sums(stated: Mapping[str, Any], tree: Transformer) -> list[str]:
+def _compare_sums(stated: Mapping[str, Any], tree: Transformer) -> list[str]:
     count, size = stated.get("total_parameters"), stated.get("total_size")
     found = ["none of the files that the index names is here, so that tensors are not compared one by one"]
     if type(count) is int and count != tree.parameters:

@@ -84,7 +84,7 @@ def sweep(
         "branch": np.nan if branch is None else branch, "variance": variance, "correlation": correlation,
         "gradient_correlation": kappa, "gradient": size,
     }  # fmt: skip
-    columns = _checked(given)
+    columns = _check_values(given)
     size = columns.pop("gradient")
     block = _only_block(tree.stack)
     made = init if isinstance(init, Recipe) else recipe(tree, init)
@@ -117,7 +117,7 @@ def _output_gradient(gradient: Any) -> tuple[Any, Any]:
     return gradient[0], gradient[1]
 
 
-def _checked(given: dict[str, Any]) -> dict[str, Array]:
+def _check_values(given: dict[str, Any]) -> dict[str, Array]:
     import numpy as np
 
     try:

@@ -263,7 +263,7 @@ def read_text(path: str | os.PathLike[str], tokenizer: str | None = None, vocab:
     except UnicodeDecodeError:
         raise InputError(f"text {name} is not UTF-8 text") from None
     if tokenizer not in KINDS:
-        return Text(_tokenized(text, Path(tokenizer)), f"tokenizer {Path(tokenizer).name}", name, truncated)
+        return Text(_tokenize(text, Path(tokenizer)), f"tokenizer {Path(tokenizer).name}", name, truncated)
     parts = text.split()
     if truncated and not text[-1:].isspace():
         parts = parts[:-1]  # cut in two
@@ -305,7 +305,7 @@ def _npy(path: Path, name: str) -> Text:
     return Text(np.array(ids[:most]), "ids", name, len(ids) > most)
 
 
-def _tokenized(text: str, path: Path) -> Any:
+def _tokenize(text: str, path: Path) -> Any:
     name = shown(os.fspath(path), limit=300)
     data, more = _prefix(path, name, "tokenizer", LARGEST_TOKENIZER)
     if more:

@@ -117,7 +117,7 @@ def weights_of(stored: StoredTensors, tree: Transformer, fields: Mapping[str, An
     arrays = {name: np.broadcast_to(np.zeros((), np.int8), one.shape) for name, one in stored.entries.items()}
     own = {name.removeprefix(_OWN_PREFIX): name for name in arrays if name.startswith(_OWN_PREFIX)}
     full = own or {_STORED_AS.get(name, name): name for name in arrays}
-    named = _named({bare: arrays[name] for bare, name in full.items()}, tree, names)
+    named = _roles_of_arrays({bare: arrays[name] for bare, name in full.items()}, tree, names)
     slices: dict[Key, tuple[tuple[str, Slice], ...]] = {}
     for bare, found in named.found.items():
         for one in found:
@@ -138,7 +138,7 @@ def weights_of(stored: StoredTensors, tree: Transformer, fields: Mapping[str, An
     )
 
 
-def _named(arrays: Mapping[str, Array], tree: Transformer, names: WeightNames) -> NamedTensors:
+def _roles_of_arrays(arrays: Mapping[str, Array], tree: Transformer, names: WeightNames) -> NamedTensors:
     """The roles of arrays, under the commonest prefix with which they fit the tree: other parts of a model are other trees.
 
     Raises

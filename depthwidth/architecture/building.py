@@ -192,7 +192,7 @@ class Builder:
         """One block."""
         if self.design.memory_block:
             return _memory_block(self, heads)
-        block = _beside_laurel(self._plain_block(heads, window, causal=causal, cross=cross), self.design, self.stream_norm)
+        block = _with_laurel(self._plain_block(heads, window, causal=causal, cross=cross), self.design, self.stream_norm)
         return _in_streams(block, self.design, self.stream_norm)
 
     def _plain_block(self, heads: int, window: int | None, *, causal: bool, cross: bool) -> Block:
@@ -221,7 +221,7 @@ class Builder:
         bias = _bias_table(design, heads[0] if isinstance(heads, Sequence) else heads)
         if not isinstance(heads, Sequence) and not isinstance(design.window, Sequence) and design.blocks is None:
             alike = Repeat(self.block(heads, design.window, causal=causal, cross=cross), depth)
-            return Stack((alike,), norm, bias, _sharing(design, depth), _contacts(design, depth, heads))
+            return Stack((alike,), norm, bias, _first_with_weights(design, depth), _contacts(design, depth, heads))
         if depth > DEEPEST:
             raise InputError(f"Transformer: depth={depth} is too deep for per-block choices, at most {DEEPEST:,}")
         # Equal blocks must be one object, so that each is counted once.
@@ -235,7 +235,7 @@ class Builder:
                 distinct[key] = builder.block(head, window, causal=causal, cross=cross)
             blocks.append(distinct[key])
         every = sum(heads) if isinstance(heads, Sequence) else depth * heads
-        return Stack.of(blocks, norm, bias, _sharing(design, depth), _contacts(design, 1, every))
+        return Stack.of(blocks, norm, bias, _first_with_weights(design, depth), _contacts(design, 1, every))
 
     def _own_choices(self, depth: int) -> Iterable[Mapping[str, Any]]:
         """The choices of each block alone."""
@@ -248,7 +248,7 @@ class Builder:
             return None
         stack = Builder(self.encoder_design).stack(design.encoder_depth or design.depth, causal=False)
         stride = self.encoder_design.sequence_stride
-        return stack if stride is None else _strided(stack, stride)
+        return stack if stride is None else _with_stride(stack, stride)
 
     @cached_property
     def encoder_design(self) -> Design:
@@ -347,7 +347,7 @@ def _attention_pooling(made: Builder) -> layers.AttentionPooling:
     return layers.AttentionPooling(one.attention(heads, causal=False, cross=True), made.stream_norm, one.dense_feed_forward())
 
 
-def _strided(stack: Stack, stride: int) -> Stack:
+def _with_stride(stack: Stack, stride: int) -> Stack:
     """A stack whose blocks between the first and the last work on every `stride`-th token."""
     last = stack.depth - 1
     blocks = (
@@ -366,7 +366,7 @@ def _memory_block(builder: Builder, heads: int) -> BlockLike:
     return layers.MemoryBlock(builder.residual(attention), builder.residual(feed_forward))
 
 
-def _beside_laurel(block: Block, design: Design, norm: Norm) -> BlockLike:
+def _with_laurel(block: Block, design: Design, norm: Norm) -> BlockLike:
     """The block with a low-rank residual parallel to attention, if the design has one."""
     if design.laurel is None:
         return block
@@ -378,14 +378,14 @@ def _beside_laurel(block: Block, design: Design, norm: Norm) -> BlockLike:
 def _in_streams(block: BlockLike, design: Design, norm: Norm) -> BlockLike:
     """The block on several copies of the stream, if the design has some."""
     if design.routed_altup is not None:
-        return _routed(block, design, norm)
+        return _with_copies(block, design, norm)
     if design.altup is None:
         return block
     kind = layers.AltUp if design.altup_form == "full" else layers.RecycledAltUp
     return kind(block, design.altup, design.altup_select)
 
 
-def _routed(block: BlockLike, design: Design, norm: Norm) -> BlockLike:
+def _with_copies(block: BlockLike, design: Design, norm: Norm) -> BlockLike:
     """The block on one of several copies of the stream, with its part of the per-layer embeddings."""
     inputs, routing = design.layer_inputs, design.routed_altup or layers.AltUpRouting()
     gate = None if inputs is None else layers.LayerGate(design.width, inputs.width, design.activation, norm)
@@ -397,7 +397,7 @@ def _contacts(design: Design, depth: int, heads: int) -> Linear | None:
     return Linear(depth * heads, 1) if design.contacts else None
 
 
-def _sharing(design: Design, depth: int) -> tuple[int, ...] | None:
+def _first_with_weights(design: Design, depth: int) -> tuple[int, ...] | None:
     """For each block the first one with its weights; None if every block has its own."""
     groups = design.shared_groups
     return None if groups is None else shared_pattern(depth, groups, design.group_blocks)

@@ -333,7 +333,7 @@ class Design:
         return cls(**choices)
 
 
-def changed(design: Design, **changes: Any) -> Design:
+def with_choices(design: Design, **changes: Any) -> Design:
     """The same design with some choices changed, by less work than ``dataclasses.replace`` does for so many fields."""
     return Design(**(vars(design) | changes))
 

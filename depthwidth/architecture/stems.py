@@ -72,7 +72,7 @@ def _head_dim(width: int, design: Design, heads: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _made(make: Callable[[PositionSizes], Position], sizes: PositionSizes) -> Position:
+def _make_position(make: Callable[[PositionSizes], Position], sizes: PositionSizes) -> Position:
     """The component of these sizes; each part of a model checks if it is its home."""
     return make(sizes)
 
@@ -86,5 +86,5 @@ def position_of(
     component, width = positions, width or design.width
     if isinstance(component, str):
         sizes = PositionSizes(design.context, width, heads, _head_dim(width, design, heads), design.position_offset)
-        component = _made(position_entry("Transformer", component).make, sizes)
+        component = _make_position(position_entry("Transformer", component).make, sizes)
     return component.fitted(heads, width) if component.home == home else None

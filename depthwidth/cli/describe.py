@@ -342,7 +342,7 @@ def _print_components(found: Description) -> None:
     )  # fmt: skip
 
 
-def _grouped(findings: Sequence[Finding]) -> list[tuple[Finding, str, str]]:
+def _group_findings(findings: Sequence[Finding]) -> list[tuple[Finding, str, str]]:
     """Findings with their names and sites, the most severe first; overflows, and underflows, that are fine share a line each.
 
     The finding of such a line is the one nearest to its threshold.
@@ -369,11 +369,11 @@ def _print_diagnosis(found: Description) -> None:
             judged = f"{judged} (weights in {found.dtype})"
         print_table(
             ("finding", "verdict", "value", "site"),
-            [(names, f.severity, f.comparison, site) for f, names, site in _grouped(found.diagnosis)],
+            [(names, f.severity, f.comparison, site) for f, names, site in _group_findings(found.diagnosis)],
             title=f"Diagnosis at initialisation, {found.diagnosed_context:,} tokens, {judged} (overflow and underflow in bits)",
             words=("verdict", "value", "site"),
         )
-    for f, _, _ in _grouped(found.diagnosis):
+    for f, _, _ in _group_findings(found.diagnosis):
         if f.severity != "fine":
             say(f.advice)
     if found.undiagnosed:

@@ -41,12 +41,12 @@ def check_invariance(config: str, patterns: tuple[str, ...], twin: bool, measure
     tree = Transformer.from_config(fields)
     tree = scale_invariant_twin(tree) if twin else tree
     found = scale_invariance(tree, patterns)
-    measured = _measured(tree, found) if measure else None
+    measured = _measured_rows(tree, found) if measure else None
     data = found.to_dict() | ({} if measured is None else {"measured": measured})
     emit(form, data, found.rows(), lambda: _print(fields, found, measured, notes=not twin))
 
 
-def _measured(tree: Any, found: Invariance) -> list[dict[str, Any]]:
+def _measured_rows(tree: Any, found: Invariance) -> list[dict[str, Any]]:
     """The measured degrees, row by row."""
     try:
         from verify.measure.invariance import measure_tree

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import printable
-from ..progress import for_people, for_people_roughly, standing
+from ..progress import current_progress, for_people, for_people_roughly
 
 FIRST_S = 2.0
 """Seconds of work after which a terminal shows progress."""
@@ -210,7 +210,7 @@ class Computing:
 
     def lines(self) -> list[Line]:
         """One line: the time so far, the parts at work, the share done and, once it is measured, the time left."""
-        now, at = time.monotonic(), standing()
+        now, at = time.monotonic(), current_progress()
         words = f"Computing for {for_people(now - self.began) if now - self.began >= 60 else f'{now - self.began:.0f} s'}"
         return [Line(f"{words}{at.words and f', {at.words}'}", at.share, self._left(now, at.share))]
 

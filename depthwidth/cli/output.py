@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..display import aligned
+from ..display import align_table
 from ..errors import printable
 from .live import make_room
 
@@ -108,7 +108,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     """Print an aligned table: the first column and those named in `words` to the left, the others to the right."""
     if title:
         say(heading=title)
-    say(*aligned(columns, rows, words), "")
+    say(*align_table(columns, rows, words), "")
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

@@ -58,7 +58,7 @@ def pareto(
     from ..hardware.accelerators import accelerator as accelerator_of
     from ..hardware.latency import GUESSES
     from ..hardware.parallelism import Parallelism, TrainingSetup
-    from ..planning.candidates import Scorer, thinned, unbeaten
+    from ..planning.candidates import Scorer, thin_evenly, unbeaten
     from ..planning.template import Template, without_none
 
     picture = picture_asked(plot, theme)
@@ -70,12 +70,12 @@ def pareto(
     )  # fmt: skip
     every = scorer.candidates(largest, smallest)
     front = every.at(unbeaten(every.loss, every.decode_seconds, every.serving_memory))
-    chosen = thinned(front, rows)
+    chosen = thin_evenly(front, rows)
     printed = chosen.rows()  # the front holds the least loss of all
 
     changed = {
         (row["depth"], row["width"]): {
-            "loss_stderr": _known(own), "loss_change": float(change), "loss_change_stderr": _known(error),
+            "loss_stderr": _number_or_none(own), "loss_change": float(change), "loss_change_stderr": _number_or_none(error),
         }
         for row, own, change, error in zip(
             front.rows(), scorer.loss_errors(front), *scorer.loss_changes(front), strict=True
@@ -126,6 +126,6 @@ def _print(title: str, rows: list[dict[str, Any]], law: LossLaw) -> None:
     say("guessed overheads (`depthwidth serve`).")
 
 
-def _known(error: float) -> float | None:
+def _number_or_none(error: float) -> float | None:
     """A standard error; None for NaN."""
     return None if math.isnan(error) else float(error)

@@ -76,7 +76,7 @@ def serve(
     guesses = {name: GUESSES[name] for name, seconds in given.items() if seconds is None}
     overheads = Overheads(*(GUESSES[name] if seconds is None else seconds for name, seconds in given.items()))
     rows = [
-        {**row, "guessed_seconds": _guessed(work, guesses)}
+        {**row, "guessed_seconds": _guessed_seconds(work, guesses)}
         for row in serving_rows(tree, devices, parallelism, overheads, **conventions)
     ]
     data = {
@@ -106,7 +106,7 @@ def _chosen(names: tuple[str, ...], own: dict[str, Any]) -> list[Accelerator]:
     return [replace(base, name=f"{base.name}, changed", source="", **changes)]
 
 
-def _guessed(work: DecodeWork, guesses: dict[str, float]) -> float:
+def _guessed_seconds(work: DecodeWork, guesses: dict[str, float]) -> float:
     """Seconds of a step that rest on guesses."""
     return float(guesses.get("branch_seconds", 0.0) * work.branches + guesses.get("call_seconds", 0.0) * work.calls)
 

@@ -18,10 +18,10 @@ from . import errors as resampling
 from .held_out import held_out as out_of_sample
 from .held_out import order_of
 from .laws import Law, find_law, own_law, two_sides
-from .prepare import prepared
+from .prepare import prepare_law
 from .problem import Objective, Problem, random_starts
 from .result import Fit, HeldOut, central
-from .table import Runs, known_to, open_table, read_runs
+from .table import Runs, names_column, open_table, read_runs
 from .verdict import judge_coefficients, most_influential, sentences, term_sizes
 
 Array = NDArray[np.float64]
@@ -101,7 +101,7 @@ def fit(
     else:
         if start:
             raise InputError(f"fit: {find_law(law).name} needs no start values; its searches start anywhere")
-        known, table = prepared(law, runs, columns, where, rule, least)
+        known, table = prepare_law(law, runs, columns, where, rule, least)
     return fit_runs(
         table, known, objective=objective_of(known, loss, delta, logarithm), errors=errors, draws=draws, held_out=held_out,
         starts=starts, seed=seed,
@@ -116,16 +116,16 @@ def _own(
     table = open_table(runs)
     given = dict(start or {})
     names = tuple(given) + tuple(
-        sorted(name for name in right.variables - given.keys() if not known_to(name, table.names, columns or {}))
+        sorted(name for name in right.variables - given.keys() if not names_column(name, table.names, columns or {}))
     )
     if not names:
         raise InputError(f"fit: {shown(law)} has no coefficient: the table has a column for every name")
-    own = own_law(law, names, around(given))
+    own = own_law(law, names, start_ranges(given))
     needed = [name for name in own.columns if name != left]
     return own, read_runs(table, [left, *needed], columns=columns, where=where)
 
 
-def around(start: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+def start_ranges(start: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Ranges of start values within a factor of three of those given; a start of 0 is ignored."""
     return {name: tuple(sorted((value / 3, value * 3))) for name, value in start.items() if value}  # type: ignore[misc]
 
@@ -205,9 +205,11 @@ def fit_runs(
         covariance = np.zeros((len(theta), len(theta)))
         inner = outer = np.repeat(report.values(theta)[:, None], 2, axis=1)
     else:
-        covariance, inner, outer = _by_curvature(problem, theta, runs, report, residuals, scatter, freedom, errors)
+        covariance, inner, outer = _curvature_errors(problem, theta, runs, report, residuals, scatter, freedom, errors)
     with during(span=1 - SEARCH_SHARE - drawn, done=lambda: SEARCH_SHARE + drawn):
-        jackknife, held, influence = _resampled(problem, theta, runs, report, covariance) if held_out else (None, None, None)
+        jackknife, held, influence = (
+            _jackknife_errors(problem, theta, runs, report, covariance) if held_out else (None, None, None)
+        )
     values = report.values(theta)
     raw_draws = report.values(samples) if len(samples) else samples
     verdicts = {} if errors == "none" else judge_coefficients(law, law.coefficients, values, outer)
@@ -272,7 +274,7 @@ def minimum(
     drawn = random_starts({name: law.ranges[name] for name in free if name in law.ranges}, starts, rng)
     others = [name for name in free if name not in law.ranges]
     for start in drawn:
-        start.update((name, _anything(problem, rng, name in problem.positive)) for name in others)
+        start.update((name, _random_start(problem, rng, name in problem.positive)) for name in others)
     tried = [*guesses, *drawn] if free else [{}]
     state = {"at": 0}
     with during(lambda: f"search {state['at'] + 1} of {len(tried)}", lambda: state["at"] / len(tried)):
@@ -289,7 +291,7 @@ def minimum(
     return best, reached, len(tried)
 
 
-def _anything(problem: Problem, rng: np.random.Generator, positive: bool) -> float:
+def _random_start(problem: Problem, rng: np.random.Generator, positive: bool) -> float:
     """A start for an unknown coefficient: any sign and size, in units of one or of a column's inverse."""
     size = 10 ** rng.uniform(-2, 0.7) * (1 if positive or rng.uniform() < 0.75 else -1)
     if problem.data and rng.uniform() < 0.3:
@@ -362,7 +364,7 @@ class Reporter:
         return found
 
 
-def _by_curvature(
+def _curvature_errors(
     problem: Problem, theta: Array, runs: Runs, report: Reporter, residuals: Array, scatter: float, freedom: int, method: str
 ) -> tuple[Array, Array, Array]:
     """Covariance and intervals from the curvature of the sum of squares, or its profile."""
@@ -395,7 +397,7 @@ def _by_curvature(
     return covariance, ends[0], ends[1]
 
 
-def _resampled(
+def _jackknife_errors(
     problem: Problem, theta: Array, runs: Runs, report: Reporter, covariance: Array
 ) -> tuple[Array, HeldOut, tuple[str, str, float, float] | None]:
     """Jackknife covariance, predictions of unseen models, and the model that matters most."""

@@ -18,7 +18,7 @@ Read = Callable[[Sequence[str], Columns, Sequence[str]], Runs]
 """Reads quantities of the table, with columns named or guessed, and further ones if the table has them."""
 
 
-def prepared(
+def prepare_law(
     law: str, runs: Any, columns: Columns, where: Sequence[str], rule: str = "levine2020", least: bool = False
 ) -> tuple[Law, Runs]:
     """A named law, in the form that suits the table, and the table's columns.

@@ -143,7 +143,7 @@ class Problem:
 
     def centred(self, each: Array) -> Array:
         """`each` less its mean in its cell, shape (points,) or (points, columns): it eliminates one factor a cell."""
-        return each if self.cells is None else _centred(each, self.cells, self.weights)
+        return each if self.cells is None else _centre(each, self.cells, self.weights)
 
     def value(self, theta: Array) -> float:
         """The objective."""
@@ -316,9 +316,9 @@ def _frame(problem: Problem, theta: Array, far: Array | float, floor: float = _F
     return np.asarray(scale * (rotation.T / np.maximum(singular, floor * max(singular[0], 1e-300))) / lengths[:, None])
 
 
-def _centred(each: Array, cells: Index, weights: Array | None) -> Array:
+def _centre(each: Array, cells: Index, weights: Array | None) -> Array:
     if each.ndim > 1:
-        return np.stack([_centred(column, cells, weights) for column in each.T], axis=1)
+        return np.stack([_centre(column, cells, weights) for column in each.T], axis=1)
     times = np.ones(len(each)) if weights is None else weights
     return np.asarray(each - (np.bincount(cells, times * each) / np.bincount(cells, times))[cells])
 

@@ -59,7 +59,7 @@ def _power(u: Any, du: Slopes, v: Any, dv: Slopes) -> tuple[Any, Slopes]:
     return value, found
 
 
-def _divided(u: Any, du: Slopes, v: Any, dv: Slopes) -> tuple[Any, Slopes]:
+def _divide(u: Any, du: Slopes, v: Any, dv: Slopes) -> tuple[Any, Slopes]:
     v = np.float64(v) if np.ndim(v) == 0 else v
     value = u / v
     return value, _combine(du, 1 / v, dv, -value / v)
@@ -77,7 +77,7 @@ _PAIRS: dict[str, Callable[[Any, Slopes, Any, Slopes], tuple[Any, Slopes]]] = {
     "+": lambda u, du, v, dv: (u + v, _combine(du, 1.0, dv, 1.0)),
     "-": lambda u, du, v, dv: (u - v, _combine(du, 1.0, dv, -1.0)),
     "*": lambda u, du, v, dv: (u * v, _combine(du, v, dv, u)),
-    "/": _divided,
+    "/": _divide,
     "^": _power,
     "max": _chosen(larger=True),
     "min": _chosen(larger=False),

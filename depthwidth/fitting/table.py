@@ -180,7 +180,7 @@ def _assemble(
     frame: pandas.DataFrame, known: Mapping[str, str], extra: Mapping[str, str], labels: Sequence[str], which: str | None,
     tests: Sequence[_Condition],
 ) -> Runs:  # fmt: skip
-    frame = _fulfilling(frame, tests)
+    frame = _select_rows(frame, tests)
     numbers = {name: _numbers(frame[name]) for name in {n for text in known.values() for n in _columns_of(text, list(frame))}}
     columns: dict[str, Array] = {}
     for role, text in known.items():
@@ -210,12 +210,12 @@ def _assemble(
             if (np.isfinite(column) & (column > 0)).all():
                 kept_columns[role] = column
     guesses = {role: text for role, text in (*known.items(), *extra.items()) if role in kept_columns}
-    return _thinned(
+    return _thin(
         Runs(kept_columns, model, tuple(map(str, models)), guesses | ({"model": which} if which else {}), tuple(notes))
     )
 
 
-def _fulfilling(frame: pandas.DataFrame, tests: Sequence[_Condition]) -> pandas.DataFrame:
+def _select_rows(frame: pandas.DataFrame, tests: Sequence[_Condition]) -> pandas.DataFrame:
     if not len(frame):
         raise InputError("fit: the table has no rows")
     kept = np.ones(len(frame), dtype=bool)
@@ -246,7 +246,7 @@ def _labels(frame: pandas.DataFrame, names: Sequence[str]) -> NDArray[Any]:
     return np.array([first[key] for key in keys])
 
 
-def _thinned(runs: Runs) -> Runs:
+def _thin(runs: Runs) -> Runs:
     if runs.rows <= THINNED:
         return runs
     order = np.argsort(runs.model, kind="stable")
@@ -475,7 +475,7 @@ def _parquet(path: Path, file: BinaryIO, label: str) -> Table:
     return Table(names, read_columns)
 
 
-def known_to(name: str, names: Sequence[str], columns: Mapping[str, str]) -> bool:
+def names_column(name: str, names: Sequence[str], columns: Mapping[str, str]) -> bool:
     """True if a name in a law is a column: of the table, in the caller's words, or a quantity whose column is guessed."""
     if name in columns or name in names:
         return True

@@ -199,7 +199,7 @@ class Surface:
             if there are too few models, or no least width.
         """
         quantities = [np.log(runs["width"]), np.log(runs["non_embedding"])]
-        shape, target, share = _products(_centred(quantities)), np.log(runs["loss"]), 0 * runs["loss"]
+        shape, target, share = _products(_centre_columns(quantities)), np.log(runs["loss"]), 0 * runs["loss"]
         note = "the runs have no tokens; at equal size they count as trained on equally many"
         if "tokens" in runs.columns:
             tokens = np.log(runs["tokens"])
@@ -207,8 +207,8 @@ class Surface:
                 quantities.append(tokens)
                 note = ""
             else:
-                excess = _rest(tokens, _products(_centred(quantities[1:])))
-                share, note = _of_tokens(runs, excess), "tokens follow the size"
+                excess = _rest(tokens, _products(_centre_columns(quantities[1:])))
+                share, note = _loss_of_tokens(runs, excess), "tokens follow the size"
                 if excess.std() > SAME:
                     note += (
                         ", and at equal size differ by the width; losses are taken to equal tokens by the token term of "
@@ -216,7 +216,7 @@ class Surface:
                     )
                 else:
                     share = 0 * target
-        logs = _centred(quantities)
+        logs = _centre_columns(quantities)
         design = _products(logs)
         shapes = min(len(runs.models), len(set(zip(runs["width"], runs["non_embedding"], strict=True))))
         if shapes < FEWEST:
@@ -299,7 +299,7 @@ class Surface:
         return int(self.model[np.argmin(distance)])
 
 
-def _centred(columns: Sequence[Array]) -> Array:
+def _centre_columns(columns: Sequence[Array]) -> Array:
     return np.stack([column - column.mean() for column in columns])
 
 
@@ -308,7 +308,7 @@ def _rest(column: Array, design: Array) -> Array:
     return np.asarray(column - design @ np.linalg.lstsq(design, column, rcond=None)[0])
 
 
-def _of_tokens(runs: Runs, excess: Array) -> Array:
+def _loss_of_tokens(runs: Runs, excess: Array) -> Array:
     """The ln loss that fewer tokens, by `excess` in their logarithm, would add."""
     size = runs.columns.get("parameters", runs["non_embedding"])
     tokens = runs["tokens"]
@@ -332,7 +332,7 @@ def _scores(name: str, rule: Rule, surface: Surface, samples: Array, refit: Runs
         if refit is not None:
             left = surface.nearest_model(best, at)
             if left not in curves:
-                curves[left] = _refitted(rule.name, refit, left, surface)
+                curves[left] = _refit(rule.name, refit, left, surface)
             curve = curves[left]
         shape = meet(curve, lambda depth, width: surface.c * depth * width**2, size)
         if shape is None:
@@ -366,7 +366,7 @@ def _spread(drawn: Array) -> tuple[float, float, float]:
     return float(np.clip(drawn, middle - far, middle + far).std(ddof=1)), float(low), float(high)
 
 
-def _refitted(rule: str, runs: Runs, left: int, surface: Surface) -> Curve:
+def _refit(rule: str, runs: Runs, left: int, surface: Surface) -> Curve:
     """The rule of its law refitted without one model."""
     law = find_law(REFITTED[rule])
     if law.name == "shape-penalty":

@@ -32,7 +32,7 @@ def _in_8_bits(shape: tuple[int, ...], _: bool) -> int:
     return 2 * (values + 4 * -(-values // BLOCK))
 
 
-def _factored(shape: tuple[int, ...], _: bool) -> int:
+def _factors(shape: tuple[int, ...], _: bool) -> int:
     if len(shape) < 2:
         return 4 * math.prod(shape)
     return 4 * math.prod(shape[:-2]) * (shape[-2] + shape[-1])
@@ -45,7 +45,7 @@ def _muon(shape: tuple[int, ...], hidden: bool) -> int:
 OPTIMIZERS = {
     "adamw": Optimizer("two averages", "Loshchilov and Hutter 2017, arXiv 1711.05101", _values(2)),
     "adamw-8bit": Optimizer("two averages in 8 bits", "Dettmers et al. 2021, arXiv 2110.02861", _in_8_bits),
-    "adafactor": Optimizer("means of rows and columns, no momentum", "Shazeer and Stern 2018, arXiv 1804.04235", _factored),
+    "adafactor": Optimizer("means of rows and columns, no momentum", "Shazeer and Stern 2018, arXiv 1804.04235", _factors),
     "muon": Optimizer("momentum of matrices in blocks, AdamW for all else", "Liu et al. 2025, arXiv 2502.16982", _muon),
     "momentum": Optimizer("one average", "Polyak 1964", _values(1)),
     "sgd": Optimizer("nothing", "Robbins and Monro 1951", _values(0)),

@@ -248,7 +248,7 @@ def training_memory(
     own, run, stages = stages_of(tree, parallelism, context=context, source=source, **conventions)
     shared = own.own_saved(run)  # the output of an encoder, which every cross-attention reads
     memory = tuple(_Device(stage, number, parallelism, setup, shared).memory() for number, stage in enumerate(stages))
-    whole = (held for stage in _stages(tree, run, 1) for held in _held(stage, setup))
+    whole = (held for stage in _stages(tree, run, 1) for held in _held_tensors(stage, setup))
     return ParallelMemory(memory, parallelism, setup, sum(one.values for one in whole if one.trained))
 
 
@@ -335,7 +335,7 @@ def _stages(tree: Transformer, run: Run, count: int) -> list[list[Part]]:
 
     Numbers of blocks differ by one at most; the larger stages are the last, which hold fewest micro-batches.
     """
-    beside = [Part(name, child, 1, 1, tree.run_of(name, run)) for name, child in _beside_stacks(tree)]
+    beside = [Part(name, child, 1, 1, tree.run_of(name, run)) for name, child in _parts_outside_stacks(tree)]
     if count == 1:
         inside = [_stack_parts(name, stack, tree.run_of(name, run)) for name, stack in tree.stacks.items()]
         return [[*beside, *(part for parts in inside for part in parts)]]
@@ -384,7 +384,7 @@ def _block_parts(name: str, stack: Stack, run: Run, count: int) -> list[list[Par
     return stages
 
 
-def _beside_stacks(tree: Transformer) -> Iterator[tuple[str, Layer]]:
+def _parts_outside_stacks(tree: Transformer) -> Iterator[tuple[str, Layer]]:
     for child in tree.children():
         if child.name not in tree.stacks:
             yield child.name, child.layer
@@ -421,7 +421,7 @@ class _Held(NamedTuple):
         return found
 
 
-def _held(parts: list[Part], setup: TrainingSetup) -> Iterator[_Held]:
+def _held_tensors(parts: list[Part], setup: TrainingSetup) -> Iterator[_Held]:
     """Every tensor of a stage, then the adapters."""
     for part in parts:
         yield from _tensors(part.layer, part.site, part.copies, setup, "", block=part.features > 0, routed=False)
@@ -434,7 +434,7 @@ def _tensors(
         hidden = block and _job(tensor, kind).group == "hidden" and len(tensor.shape) >= 2
         fixed = setup.lora is not None or _inside(f"{site}.{name}", setup.frozen)
         yield _Held(tensor.shape, copies, routed, hidden, not fixed)
-        if setup.lora is not None and hidden and _adapted(tensor, kind, setup):
+        if setup.lora is not None and hidden and _has_adapter(tensor, kind, setup):
             rows, columns = tensor.shape
             yield _Held((rows, setup.lora), copies, routed, True, True)
             yield _Held((setup.lora, columns), copies, routed, True, True)
@@ -449,7 +449,7 @@ def _job(tensor: Tensor, kind: str) -> Kind:
     return KINDS[kind if KINDS[tensor.kind].generic and kind else tensor.kind]
 
 
-def _adapted(tensor: Tensor, kind: str, setup: TrainingSetup) -> bool:
+def _has_adapter(tensor: Tensor, kind: str, setup: TrainingSetup) -> bool:
     """True if a tensor of a block is a matrix with an adapter."""
     job = _job(tensor, kind)
     chosen = ADAPTED[setup.lora_on]
@@ -458,7 +458,7 @@ def _adapted(tensor: Tensor, kind: str, setup: TrainingSetup) -> bool:
 
 def _adapters_passed(layer: Layer, setup: TrainingSetup, kind: str = "") -> int:
     """Adapters that a token passes through in a component."""
-    own = sum(_adapted(tensor, kind, setup) for tensor in layer.tensors().values())
+    own = sum(_has_adapter(tensor, kind, setup) for tensor in layer.tensors().values())
     return own + sum(child.active * _adapters_passed(child.layer, setup, child.kind) for child in layer.children())
 
 
@@ -509,7 +509,7 @@ class _Device:
     def memory(self) -> DeviceMemory:
         """All of it."""
         setup, zero = self.setup, self.parallelism.zero
-        held = list(_held(self.parts, setup))
+        held = list(_held_tensors(self.parts, setup))
         weight = bits_of(setup.dtype)
         gradient = weight if setup.gradients is None else bits_of(setup.gradients)
         copy = 32 if setup.master and weight < 32 else 0
@@ -537,7 +537,7 @@ class _Device:
         frozen = weight if self.setup.frozen_dtype is None else bits_of(self.setup.frozen_dtype)
         for part in self.parts:
             if part.features:
-                each = list(_held([part._replace(copies=1)], self.setup))
+                each = list(_held_tensors([part._replace(copies=1)], self.setup))
                 among = {True: self.parallelism.expert, False: 1}
                 trained = sum(one.values // among[one.routed] for one in each if one.trained)
                 fixed = sum(one.values // among[one.routed] for one in each if not one.trained)

@@ -71,7 +71,7 @@ def named_tensors(
     strangers: list[str] = []
     seen: dict[Key, dict[int | None, str]] = {}
     for name, array in arrays.items():
-        slices = [Slice(*own[name], _whole)] if name in own else _find(name, prefix, names, places, grouped)
+        slices = [Slice(*own[name], _whole_view)] if name in own else _find(name, prefix, names, places, grouped)
         if not slices:
             strangers.append(name)
             continue
@@ -185,7 +185,7 @@ def _find_slices(
         for full in (f"{one}.{leaf}", one):
             key = (full, block if ".block." in full else None)
             if key in places:
-                yield Slice(*key, _whole, copy)
+                yield Slice(*key, _whole_view, copy)
                 return
 
 
@@ -221,7 +221,7 @@ def _without_copy(module: str, names: WeightNames) -> tuple[str, int | None]:
     return (starred, int(found[1])) if found is not None and starred in names else (module, None)
 
 
-def _whole(tensor: Array) -> Array:
+def _whole_view(tensor: Array) -> Array:
     return tensor
 
 
@@ -266,7 +266,7 @@ def _chunk(tensor: Array, dim: int, count: int, part: int) -> Array:
     return tensor[(slice(None),) * dim + (slice(part * size, (part + 1) * size),)]
 
 
-def _transposed(attention: Any, part: int) -> View:
+def _transposed_view(attention: Any, part: int) -> View:
     return lambda tensor: tensor.swapaxes(-2, -1)
 
 
@@ -274,7 +274,7 @@ def _transposed_halves(attention: Any, part: int) -> View:
     return lambda tensor: _chunk(tensor, len(tensor.shape) - 1, 2, part).swapaxes(-2, -1)
 
 
-def _alternating(attention: Any, part: int) -> View:
+def _alternating_view(attention: Any, part: int) -> View:
     return lambda tensor: tensor[..., part::2].swapaxes(-2, -1) if len(tensor.shape) > 2 else tensor[..., part::2]
 
 
@@ -316,9 +316,9 @@ _CUTS: dict[str, Callable[[Any, int], View]] = {
     "columns": _columns,
     "halves": _equal(2),
     "thirds": _equal(3),
-    "transposed": _transposed,
+    "transposed": _transposed_view,
     "transposed_halves": _transposed_halves,
-    "alternating": _alternating,
+    "alternating": _alternating_view,
     "key_groups": _key_groups,
     "latent": _latent,
     "latent_heads": _latent_heads,

@@ -41,16 +41,16 @@ def with_own_values(
     """
     depths = depths_of(tree)
     lines = {line.role: line for line in made.tensors}
-    for role, values in _by_role("tensors", tensors, list(lines), TENSOR_VALUES, depths):
+    for role, values in _values_by_role("tensors", tensors, list(lines), TENSOR_VALUES, depths):
         lines[role] = lines[role]._replace(**values, reason=OWN)
     places = [f"{name}.block.{branch}" for name, stack in tree.stacks.items() for branch in stack.branches]
     scales = {line.role: line for line in made.residuals}
-    for role, values in _by_role("residuals", residuals, places, RESIDUAL_VALUES, depths):
+    for role, values in _values_by_role("residuals", residuals, places, RESIDUAL_VALUES, depths):
         scales[role] = scales.get(role, ResidualScale(role, 1.0, 1.0, ""))._replace(**values, reason=OWN)
     return replace(made, tensors=tuple(lines.values()), residuals=tuple(scales.values()))
 
 
-def _by_role(
+def _values_by_role(
     name: str, given: Mapping[str, Any] | None, roles: Sequence[str], known: Sequence[str], depths: Mapping[str, int]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each role with the checked values of each pattern that fits it."""
@@ -66,10 +66,10 @@ def _by_role(
                 raise InputError(f"recipe: {name}: there is no value {shown(one)}; known are {', '.join(known)}")
         for role in found:
             depth = depths.get(role.partition(".")[0], 0) if ".block." in role else 0
-            yield role, {one: _checked(f"{role}: {one}", table[one], 0 if one == "mean" else depth, one) for one in table}
+            yield role, {one: _check_value(f"{role}: {one}", table[one], 0 if one == "mean" else depth, one) for one in table}
 
 
-def _checked(what: str, value: Any, depth: int, name: str) -> PerBlock:
+def _check_value(what: str, value: Any, depth: int, name: str) -> PerBlock:
     """A number, or one for each of `depth` blocks; none below zero unless it may have a sign."""
     several = isinstance(value, (list, tuple))
     if several and len(value) != depth:

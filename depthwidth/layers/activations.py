@@ -19,7 +19,7 @@ from ..errors import InputError, nearest, shown
 from ..formula import Correlation, Domain, Formula, Positive, Real
 from ..formulas import gaussian
 from ..numerics.expressions import Expression, parse
-from ..numerics.homogeneity import Place, Powers, raised
+from ..numerics.homogeneity import Place, Powers, raise_powers
 from ..values import frozen
 from .activation_entries import ACTIVATIONS, ActivationEntry, activation_entry, register_activation, trained_numbers
 
@@ -402,7 +402,7 @@ def activated_degree(name: str, x: Powers, at: Place) -> Powers:
         at.require({**x, **{f"{at.path}.activation.{one}": 1 for one, _ in names}}, reason)
         return {}
     degree = homogeneous_degree(name)
-    return at.apply("gelu", x, reason=reason) if degree is None else raised(x, degree)
+    return at.apply("gelu", x, reason=reason) if degree is None else raise_powers(x, degree)
 
 
 def _leaky_relu(slope: float) -> Activation:

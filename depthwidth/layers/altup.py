@@ -200,7 +200,7 @@ class AltUp(AroundBlock):
         return mixing(*self.coefficients(recipe, role, index), active, skip)
 
     def degree(self, x: Powers, at: Place) -> Powers:
-        return _corrected(self.layer, x, at.apply("product", x, at.weight("predict")), at)
+        return _correct_powers(self.layer, x, at.apply("product", x, at.weight("predict")), at)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if not isinstance(x, StreamSignal):
@@ -247,7 +247,7 @@ class RecycledAltUp(AltUp):
         return SummedStreams(self.k)
 
 
-def _corrected(layer: BlockLike, x: Powers, predicted: Powers, at: Place) -> Powers:
+def _correct_powers(layer: BlockLike, x: Powers, predicted: Powers, at: Place) -> Powers:
     """The powers of predictions after the correction by the layer's innovation."""
     y = at.at("layer").through(layer, x)
     innovation = at.apply("sum", predicted, y, reason="a prediction has another degree than what the layer computes")
@@ -346,7 +346,7 @@ class SequenceAltUp(AroundBlock):
     def degree(self, x: Powers, at: Place) -> Powers:
         own, base = (at.apply("product", x, at.weight(name)) for name in ("own", "base"))
         predicted = at.apply("sum", own, base, reason="a token's own part has another degree than its base's")
-        return _corrected(self.layer, x, predicted, at)
+        return _correct_powers(self.layer, x, predicted, at)
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         if not isinstance(x, Signal):
@@ -364,7 +364,7 @@ class SequenceAltUp(AroundBlock):
         last = length - (count - 1) * k
         share, of_bases = ((count - 1) * k * (k - 1) + last * (last - 1)) / pairs, count * (count - 1) / pairs
         bases = x.bases if isinstance(x, StridedSignal) else x
-        with _shortened(trace, count):
+        with _shorten_sequences(trace, count):
             y, pull_layer = self.layer.moments(bases, inner)
         added = Signal(y.second_moment - bases.second_moment, y.covariance - bases.covariance)
         covariance = x.covariance + share * added.second_moment + (1 - share) * added.covariance
@@ -374,7 +374,7 @@ class SequenceAltUp(AroundBlock):
 
         def pull(g: Signal) -> Signal:
             sums = g.bases if isinstance(g, StridedSignal) else _sums(g, k)
-            with _shortened(trace, count):
+            with _shorten_sequences(trace, count):
                 back = pull_layer(sums)
             change = back.plus(sums.times(-1.0))
             # Only bases receive what comes through the layer.
@@ -398,7 +398,7 @@ def _sums(g: Signal, k: int) -> Signal:
 
 
 @contextmanager
-def _shortened(trace: Trace, length: int) -> Iterator[None]:
+def _shorten_sequences(trace: Trace, length: int) -> Iterator[None]:
     """The trace with sequences of this length."""
     before, trace.length = trace.length, length
     try:

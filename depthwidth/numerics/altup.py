@@ -32,7 +32,7 @@ def active_stream(block: int, streams: int, select: str = "alternating") -> int:
     return block % streams if select == "alternating" else 0
 
 
-def predicted(matrix: Matrix, x: Sequence[Any]) -> list[Any]:
+def predict_streams(matrix: Matrix, x: Sequence[Any]) -> list[Any]:
     """``P x``: every stream's prediction.
 
     >>> predicted([[0.9, 0.1], [0.2, 0.8]], [2.0, 5.0])
@@ -49,7 +49,7 @@ def altup_step(
     >>> altup_step([2.0, 5.0], lambda z: 3 * z + 1, [[0.9, 0.1], [0.2, 0.8]], [1.0, 0.5], 0)
     [7.0, 6.75]
     """
-    guess = predicted(matrix, x)
+    guess = predict_streams(matrix, x)
     innovation = layer(x[active]) - guess[active]
     return [one + g * innovation for one, g in zip(guess, correction, strict=True)]
 

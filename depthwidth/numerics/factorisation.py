@@ -62,7 +62,7 @@ def gradient_flow(
     start = _matrices(factors)
     if not decay >= 0:
         raise InputError("gradient flow: decay is at least 0")
-    return _integrated(lambda now: factor_rates(gradient(product(now)), now, decay), start, times, tolerance)
+    return _integrate(lambda now: factor_rates(gradient(product(now)), now, decay), start, times, tolerance)
 
 
 def symmetric_flow(gradient: Gradient, factor: Array, times: Sequence[float], tolerance: float = 1e-8) -> list[Array]:
@@ -87,12 +87,10 @@ def symmetric_flow(gradient: Gradient, factor: Array, times: Sequence[float], to
     >>> round(float(u[0, 0]), 6)
     2.0
     """
-    return [
-        u for [u] in _integrated(lambda now: [-gradient(now[0] @ now[0].T) @ now[0]], _matrices([factor]), times, tolerance)
-    ]
+    return [u for [u] in _integrate(lambda now: [-gradient(now[0] @ now[0].T) @ now[0]], _matrices([factor]), times, tolerance)]
 
 
-def _integrated(
+def _integrate(
     rates: Callable[[list[Array]], list[Array]], start: list[Array], times: Sequence[float], tolerance: float
 ) -> list[list[Array]]:
     """Matrices at each time, from their rates."""

@@ -39,14 +39,14 @@ def product(*powers: Powers) -> Powers:
     return {name: power for name, power in found.items() if power}
 
 
-def raised(powers: Powers, exponent: float) -> Powers:
+def raise_powers(powers: Powers, exponent: float) -> Powers:
     """The powers of a value raised to an exponent."""
     return {name: exponent * power for name, power in powers.items() if exponent}
 
 
 def difference(one: Powers, other: Powers) -> Powers:
     """The powers of a quotient."""
-    return product(one, raised(other, -1))
+    return product(one, raise_powers(other, -1))
 
 
 # A module's output from its inputs and the powers of its own weight.

@@ -75,11 +75,13 @@ def least_nuclear_norm(
     if not size:
         return LeastNuclearNorm(np.zeros(shape), 0.0, 0.0, 0.0)
     if solver == "convex":
-        return _by_cvxpy(flat, y, shape, semidefinite)
-    return _by_splitting(flat, y, shape, semidefinite, tolerance)
+        return _solve_with_cvxpy(flat, y, shape, semidefinite)
+    return _solve_by_splitting(flat, y, shape, semidefinite, tolerance)
 
 
-def _by_splitting(flat: Array, y: Array, shape: tuple[int, int], semidefinite: bool, tolerance: float) -> LeastNuclearNorm:
+def _solve_by_splitting(
+    flat: Array, y: Array, shape: tuple[int, int], semidefinite: bool, tolerance: float
+) -> LeastNuclearNorm:
     """ADMM on the nuclear norm of Z plus the constraint on X, with X = Z and the step adapted to both residuals."""
     import numpy as np
 
@@ -96,7 +98,7 @@ def _by_splitting(flat: Array, y: Array, shape: tuple[int, int], semidefinite: b
         dual = dual + x - z
         if sweep % _CHECK_EVERY:
             continue
-        best = _bounded(flat, target, back, z, dual / step, semidefinite)
+        best = _bound_value(flat, target, back, z, dual / step, semidefinite)
         if best.value - best.bound <= tolerance * best.value and best.misfit <= tolerance:
             return LeastNuclearNorm(scale * best.matrix, scale * best.value, scale * best.bound, best.misfit)
         apart, moved = float(np.linalg.norm(x - z)), float(np.linalg.norm(z - before))
@@ -120,7 +122,7 @@ def _shrunk(x: Array, by: float, semidefinite: bool) -> Array:
     return (left * np.maximum(sizes - by, 0)) @ right
 
 
-def _bounded(flat: Array, y: Array, back: Array, z: Array, slope: Array, semidefinite: bool) -> LeastNuclearNorm:
+def _bound_value(flat: Array, y: Array, back: Array, z: Array, slope: Array, semidefinite: bool) -> LeastNuclearNorm:
     """The value at `z`, and the bound by the multipliers nearest to `slope`: y v over the largest value of A'(v)."""
     import numpy as np
 
@@ -133,7 +135,7 @@ def _bounded(flat: Array, y: Array, back: Array, z: Array, slope: Array, semidef
     return LeastNuclearNorm(z, value, bound, float(np.linalg.norm(flat @ z.ravel() - y) / np.linalg.norm(y)))
 
 
-def _by_cvxpy(flat: Array, y: Array, shape: tuple[int, int], semidefinite: bool) -> LeastNuclearNorm:
+def _solve_with_cvxpy(flat: Array, y: Array, shape: tuple[int, int], semidefinite: bool) -> LeastNuclearNorm:
     import warnings
 
     import numpy as np

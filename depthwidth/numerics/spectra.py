@@ -29,7 +29,7 @@ def effective_rank(sizes: Array) -> float:
     """
     import numpy as np
 
-    shares = _checked("effective rank", sizes)
+    shares = _check_sizes("effective rank", sizes)
     shares = shares[shares > 0] / shares.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
@@ -49,7 +49,7 @@ def stable_rank(sizes: Array) -> float:
     >>> stable_rank([1, 1, 1, 1]), stable_rank([4, 2, 1, 0.5])
     (4.0, 1.328125)
     """
-    shares = _checked("stable rank", sizes)
+    shares = _check_sizes("stable rank", sizes)
     shares = shares / shares.max()
     return float((shares**2).sum())
 
@@ -147,7 +147,7 @@ def triangle(value: Array) -> Array:
     return np.linalg.qr(np.asarray(value, float), mode="r")
 
 
-def _checked(what: str, sizes: Array) -> Array:
+def _check_sizes(what: str, sizes: Array) -> Array:
     import numpy as np
 
     found = _nonnegative(what, np.asarray(sizes, float))

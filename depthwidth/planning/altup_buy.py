@@ -203,11 +203,11 @@ def _rivals(plan: Plan, cost: Cost, dense: Cost) -> Iterator[Rival]:
             found = meet(curve, quantity, asked)
             if found is not None:
                 own_shape = (depth, width)
-                error = loss_change_error(_placed(search, own_shape), _placed(search, found))
+                error = loss_change_error(_place_shape(search, own_shape), _place_shape(search, found))
                 yield Rival(cost.form, name, direction, *found, _loss_change(search, own_shape, found), error)
 
 
-def _placed(search: Search, shape: tuple[float, float]) -> tuple[float, float | None, float]:
+def _place_shape(search: Search, shape: tuple[float, float]) -> tuple[float, float | None, float]:
     """Width, best width at its size, and size."""
     size = search.size(*shape)
     return shape[1], search.optimal_width(size), size

@@ -240,7 +240,7 @@ def unbeaten(*objectives: Any) -> np.ndarray:
     return mask
 
 
-def thinned(scores: Scores, rows: int) -> Scores:
+def thin_evenly(scores: Scores, rows: int) -> Scores:
     """So many of the shapes, evenly spread in ln(latency), the ends included."""
     import numpy as np
 

@@ -127,7 +127,8 @@ def compare(
     conventions = Budget("parameters", Fraction(1)) if budget is None else budget
     places = [_place(tree, chosen) for tree in trees]
     compared = [
-        _compared(_name(model, tree), tree, place, places[0]) for model, tree, place in zip(models, trees, places, strict=True)
+        _compare_tree(_name(model, tree), tree, place, places[0])
+        for model, tree, place in zip(models, trees, places, strict=True)
     ]
     return Comparison(chosen, tuple(compared), tuple(costs(tree, conventions) for tree in trees), tuple(_notes(read, places)))
 
@@ -169,7 +170,7 @@ def _penalty(place: Place) -> float:
     return 0.0 if best is None else float(shape_penalty.shape_penalty(width, best))
 
 
-def _compared(name: str, tree: Transformer, place: Place, first: Place) -> Compared:
+def _compare_tree(name: str, tree: Transformer, place: Place, first: Place) -> Compared:
     width, best, size = place
     attention = tree.stack.first("as_attention")
     by_shape = (1 + _penalty(place)) / (1 + _penalty(first)) - 1

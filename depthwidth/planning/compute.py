@@ -264,7 +264,7 @@ def compute_optimum(
             raise InputError(f"compute: {name}={shown(value)} is not a positive number")
     made = Architecture(Template.of() if template is None else template, context, masked=masked)
     chosen = LAWS[law]
-    budget = functools.partial(_budgeted, made, chosen, float(flops), float(served))
+    budget = functools.partial(_loss_at_budget, made, chosen, float(flops), float(served))
     depth, width, at_edge = _least(functools.partial(budget, {}))
     each = float(made.training(depth, width)), float(made.serving(depth, width))
     serving = each[1] * served
@@ -341,7 +341,7 @@ def _moved_optima(law: LossLaw, budget: Callable[..., Any]) -> Iterator[tuple[fl
             yield depth, width
 
 
-def _budgeted(
+def _loss_at_budget(
     made: Architecture, law: LossLaw, flops: float, served: float, moved: Mapping[str, float], depth: Any, width: Any
 ) -> Any:
     """The loss of shapes whose tokens follow from the budget; infinite if serving leaves none."""

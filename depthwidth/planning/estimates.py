@@ -140,7 +140,7 @@ def _estimate(
     if parameters is not None:
         exact = parse_count(parameters, "parameters")
         amount = float(exact)
-        quantity, density, words = _counted(exact, rule, kind, template, c)
+        quantity, density, words = _count_shape(exact, rule, kind, template, c)
         counted = f"{format_count(amount)} {words}"
     else:
         amount, density = float(parse_count(fixed, given)), float(parse_count(12 if c is None else c, "c"))
@@ -160,7 +160,7 @@ def _estimate(
     return Estimate(value, min(moved), max(moved), (min(every), max(every)), rule, chosen.kind, chosen.error, counted)
 
 
-def _counted(amount: Fraction, rule: str, kind: str, template: Template | None, c: Any) -> tuple[Quantity, float, str]:
+def _count_shape(amount: Fraction, rule: str, kind: str, template: Template | None, c: Any) -> tuple[Quantity, float, str]:
     """The count of a shape, parameters per block and squared width, and the convention in words."""
     if c is not None:
         density = float(parse_count(c, "c"))

@@ -432,7 +432,7 @@ def allocate_heads(
         chosen = [choices.for_need(need) for need in needs]
     else:
         check_whole("heads", budget=budget)
-        chosen = _within(budget, choices, needs)
+        chosen = _choose_within(budget, choices, needs)
     run = Run(tokens=context)
     before = present.parameters, present.flops(run)
     layers = tuple(
@@ -528,7 +528,7 @@ class _Choices:
         ]
 
 
-def _within(budget: int, choices: _Choices, needs: Sequence[LayerNeed]) -> list[Choice]:
+def _choose_within(budget: int, choices: _Choices, needs: Sequence[LayerNeed]) -> list[Choice]:
     """The choices of least total error within a budget, with reasons."""
     table = {id(need): choices.options(need) for need in needs}
     costs = {key: [layer.parameters for layer in options] for key, options in table.items()}

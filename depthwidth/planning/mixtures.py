@@ -111,7 +111,7 @@ def mixture_verdicts(tree: Transformer, tokens: float) -> tuple[MixtureVerdict, 
         raise InputError(f"mixtures: tokens={shown(tokens)} is not a positive number")
     mixture = Mixture.of(tree)
     flops = float(tree.flops_per_token(training=True)) * tokens
-    return tuple(make(mixture, float(tokens), flops) for make in (_ling, _clark, _krajewski, _abnar))
+    return tuple(make(mixture, float(tokens), flops) for make in (_judge_by_ling, _clark, _krajewski, _abnar))
 
 
 def spread(verdicts: tuple[MixtureVerdict, ...]) -> tuple[float, float] | None:
@@ -127,7 +127,7 @@ def _outside(**ranges: tuple[float, float, float]) -> tuple[str, ...]:
     )
 
 
-def _ling(mixture: Mixture, tokens: float, flops: float) -> MixtureVerdict:
+def _judge_by_ling(mixture: Mixture, tokens: float, flops: float) -> MixtureVerdict:
     worth = ling_efficiency_leverage.with_fixed()(mixture.active_share, mixture.granularity, flops)
     outside = _outside(
         active_share=(mixture.active_share, 0.008, 1), granularity=(mixture.granularity, 2, 16),

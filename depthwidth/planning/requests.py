@@ -68,7 +68,7 @@ def _read(
     # A template has a context of its own, so that the option is the length to count at.
     counted = _CONVENTIONS if template is not None else _CONVENTIONS - {"context"}
     choices = {name: options[name] for name in (_DESIGN - counted) & set(options)}
-    made, architecture, source = _architecture(template, preset, like, shape, _renamed(choices))
+    made, architecture, source = _architecture(template, preset, like, shape, _rename_choices(choices))
     if made.heads is not None and made.head_dim is not None:
         limits = _with_width(limits, made)
     limits.check(made)
@@ -78,7 +78,7 @@ def _read(
             raise InputError(f"plan: {next(iter({**conventions, **amounts}))} belongs to the Budget that was given")
         return Request(_unless_fixed(budget, limits), made, limits, architecture, source)
     check_choice("plan", tuple(BUDGETS), kind=kind)
-    if budget is not None or not (amounts or _fixed(limits)):
+    if budget is not None or not (amounts or _fixes_shape(limits)):
         amounts = {kind_by_unit(budget, kind): budget, **amounts}
     if len(amounts) > 1:
         raise InputError(f"plan takes one budget, not {' and '.join(amounts)}")
@@ -110,10 +110,10 @@ def template_of(preset: str | None = None, like: Any = None, options: Mapping[st
     _check_names(given)
     shape = {name: given[name] for name in _SHAPE & set(given)}
     choices = {name: value for name, value in given.items() if name not in shape}
-    return _architecture(None, preset, like, shape, _renamed(choices))[:2]
+    return _architecture(None, preset, like, shape, _rename_choices(choices))[:2]
 
 
-def _renamed(choices: Mapping[str, Any]) -> dict[str, Any]:
+def _rename_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind" if name == "stacks" else name: value for name, value in choices.items()}
 
 
@@ -140,13 +140,13 @@ def _architecture(
     return Template.like(read_design(fields), choices, **shape), str(fields.get("model_type")), fields
 
 
-def _fixed(limits: Limits) -> bool:
+def _fixes_shape(limits: Limits) -> bool:
     return limits.depth is not None and limits.width is not None
 
 
 def _unless_fixed(budget: Budget, limits: Limits) -> Budget:
     """The budget, unless the shape is fixed."""
-    if _fixed(limits):
+    if _fixes_shape(limits):
         raise InputError("plan: a budget, a depth and a width together leave nothing to choose; leave out one of the three")
     return budget
 

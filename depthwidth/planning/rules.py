@@ -115,13 +115,13 @@ def at_depth(depth: float) -> Curve:
 
 def rules(images: bool = False) -> dict[str, Rule]:
     """The rules for text, or for images, by name."""
-    return {rule.name: rule for rule in _known().values() if rule.images == images}
+    return {rule.name: rule for rule in _rules_by_name().values() if rule.images == images}
 
 
 def rule_names() -> list[str]:
     """The names of all rules, those of installed plug-ins included."""
     add_plugins()
-    return list(_known())
+    return list(_rules_by_name())
 
 
 def default_rule(images: bool = False) -> Rule:
@@ -141,9 +141,9 @@ def find_rule(name: str) -> Rule:
         return _READ[name]
     if str(name).endswith(".csv"):
         return rule_of_file(name)
-    if name not in _known():
+    if name not in _rules_by_name():
         add_plugins()
-    known = _known()
+    known = _rules_by_name()
     if name not in known:
         raise InputError(f"there is no rule {shown(name)}{nearest(str(name), known)}; known are {', '.join(known)}")
     return known[name]
@@ -169,7 +169,7 @@ def add_plugins() -> None:
         register_rule(rule)
 
 
-def _known() -> dict[str, Rule]:
+def _rules_by_name() -> dict[str, Rule]:
     return {rule.name: rule for rule in _RULES} | _ADDED
 
 
@@ -189,7 +189,7 @@ def rule_of_file(path: str) -> Rule:
     """
     rows, covariances = coefficients_of_file(path)
     law, name = rows[0].edition, rows[0].law
-    make = _of_own(rows[0].note) if law == OWN_LAW else _OF_LAW.get(law)
+    make = _own_law_rule(rows[0].note) if law == OWN_LAW else _OF_LAW.get(law)
     if make is None:
         raise InputError(
             f"{shown(path)}: the law {shown(law)} has no shape of least loss; rules follow from {', '.join(_OF_LAW)}, "
@@ -206,7 +206,7 @@ def rule_of_file(path: str) -> Rule:
         for what, column in columns.items()
         if f"{column}_min" in values and f"{column}_max" in values
     )
-    name = name if name not in _known() else f"{name}.csv"
+    name = name if name not in _rules_by_name() else f"{name}.csv"
     rule = Rule(name, rows[0].source, "fitted", along, ranges, moved=moved, error="one standard error of the fit")
     _READ[name] = rule
     return rule
@@ -228,7 +228,7 @@ def curves_of_law(law: str, values: Mapping[str, float]) -> Callable[[float], Cu
 _Made = tuple[Callable[[float], Curve], Callable[[float], dict[str, Curve]]]
 
 
-def _of_power_terms(width: Formula, error: Formula, names: tuple[str, str, str, str]) -> Callable[..., _Made]:
+def _power_terms_rule(width: Formula, error: Formula, names: tuple[str, str, str, str]) -> Callable[..., _Made]:
     """The rule of a law with a power of the width and one of the depth; `names` are its factors and exponents."""
 
     def make(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
@@ -239,44 +239,46 @@ def _of_power_terms(width: Formula, error: Formula, names: tuple[str, str, str, 
         for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(scale), 2):
             entry = covariances.get((names[i], names[j]), 0.0) * scale[a] * scale[b]
             terms[f"var_{a}" if a == b else f"cov_{a}_{b}"] = entry
-        curve = _by_depth(width, **own)
+        curve = _curve_over_depth(width, **own)
         width_at = width.with_fixed(**own)
-        return _independent_of_c(curve), lambda c: _shifted(width_at, error.with_fixed(**terms, **own)) if covariances else {}
+        if not covariances:
+            return _independent_of_c(curve), lambda c: {}
+        return _independent_of_c(curve), lambda c: _shift_curve(width_at, error.with_fixed(**terms, **own))
 
     return make
 
 
-def _of_line(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
+def _line_rule(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
     own = {"a": values["a"], "b": values["b"]}
     width_at = laws.levine_width.with_fixed(**own)
     terms = {"var_a": covariances.get(("a", "a"), 0.0), "var_b": covariances.get(("b", "b"), 0.0)}
     terms["cov_ab"] = covariances.get(("a", "b"), 0.0)
-    curve = _by_depth(laws.levine_width, **own)
+    curve = _curve_over_depth(laws.levine_width, **own)
     error_at = laws.levine_relative_width_error.with_fixed(**terms)
-    return _independent_of_c(curve), lambda c: _shifted(width_at, error_at) if covariances else {}
+    return _independent_of_c(curve), lambda c: _shift_curve(width_at, error_at) if covariances else {}
 
 
-def _of_penalty(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
+def _penalty_rule(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
     own = {name: values[name] for name in ("x0", "s", "N_0")}
     sizes = values["non_embedding_min"], values["non_embedding_max"]
 
     def moved(c: float) -> dict[str, Curve]:
         return {
-            f"{name} {sign:+d} standard error": _measured(c, sizes, **{**own, name: own[name] + sign * error})
+            f"{name} {sign:+d} standard error": _measured_curve(c, sizes, **{**own, name: own[name] + sign * error})
             for name in ("x0", "s")
             for error in (math.sqrt(covariances.get((name, name), 0.0)),)
             for sign in (-1, 1)
             if error
         }
 
-    return lambda c: _measured(c, sizes, **own), moved
+    return lambda c: _measured_curve(c, sizes, **own), moved
 
 
 OWN_LAW = "own"
 """The name under which a fit of a law in one's own words is saved; the law stands in the notes of its coefficients."""
 
 
-def _of_own(note: str) -> Callable[..., _Made]:
+def _own_law_rule(note: str) -> Callable[..., _Made]:
     """The rule of a law in one's own words, whose shapes of least loss are found on a grid."""
 
     def make(values: Mapping[str, float], covariances: Mapping[tuple[str, str], float]) -> _Made:
@@ -296,17 +298,17 @@ def _of_own(note: str) -> Callable[..., _Made]:
     return make
 
 
-def _by_depth(width: Formula, **coefficients: float) -> Curve:
-    width_at = _lazily(width, coefficients)
+def _curve_over_depth(width: Formula, **coefficients: float) -> Curve:
+    width_at = _load_lazily(width, coefficients)
     return lambda depth: (depth, width_at()(depth))
 
 
-def _by_width(depth: Formula, **coefficients: float) -> Curve:
-    depth_at = _lazily(depth, coefficients)
+def _curve_over_width(depth: Formula, **coefficients: float) -> Curve:
+    depth_at = _load_lazily(depth, coefficients)
     return lambda width: (depth_at()(width), width)
 
 
-def _lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Callable[..., float]]:
+def _load_lazily(formula: Formula, coefficients: dict[str, float]) -> Callable[[], Callable[..., float]]:
     """The formula with its coefficients filled in, which are read from their file when a curve is first followed."""
     return functools.cache(lambda: formula.with_fixed(**coefficients))
 
@@ -316,7 +318,7 @@ def _independent_of_c(curve: Curve) -> Callable[[float], Curve]:
     return lambda c: curve
 
 
-def _shifted(width_at: Callable[[float], float], error_at: Callable[[float], float]) -> dict[str, Curve]:
+def _shift_curve(width_at: Callable[[float], float], error_at: Callable[[float], float]) -> dict[str, Curve]:
     """The curve with ln(width) at every depth moved by its standard error, down and up."""
 
     def moved(sign: int) -> Curve:
@@ -328,17 +330,17 @@ def _shifted(width_at: Callable[[float], float], error_at: Callable[[float], flo
 def _levine_variants(c: float) -> dict[str, Curve]:
     known = covariance("levine2020")
     terms = {"var_a": known["a", "a"], "var_b": known["b", "b"], "cov_ab": known["a", "b"]}
-    return _shifted(laws.levine_width.with_fixed(), laws.levine_relative_width_error.with_fixed(**terms))
+    return _shift_curve(laws.levine_width.with_fixed(), laws.levine_relative_width_error.with_fixed(**terms))
 
 
 def _gemstones_variants(c: float) -> dict[str, Curve]:
     known = covariance("gemstones2025")
     names = ("ln_A", "alpha", "ln_B", "beta")
     terms = {f"cov_{a}_{b}" if a != b else f"var_{a}": known[a, b] for i, a in enumerate(names) for b in names[i:]}
-    return _shifted(laws.gemstones_width.with_fixed(), laws.gemstones_relative_width_error.with_fixed(**terms))
+    return _shift_curve(laws.gemstones_width.with_fixed(), laws.gemstones_relative_width_error.with_fixed(**terms))
 
 
-def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curve]) -> dict[str, Curve]:
+def _shift_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curve]) -> dict[str, Curve]:
     """A curve with one coefficient at a time moved by its standard error, either way."""
     found = {}
     for row in (coefficient(law, name) for name in names):
@@ -348,8 +350,8 @@ def _moved_by_stderr(law: str, names: tuple[str, ...], curve: Callable[..., Curv
 
 
 def _completep(c: float) -> Curve:
-    aspect_at = _lazily(laws.completep_aspect, {})
-    depth_at = _lazily(laws.constant_aspect_depth, {"c": c})
+    aspect_at = _load_lazily(laws.completep_aspect, {})
+    depth_at = _load_lazily(laws.constant_aspect_depth, {"c": c})
 
     def curve(parameters: float) -> tuple[float, float]:
         aspect = aspect_at()(parameters)
@@ -385,8 +387,8 @@ MEASURED_SIZES = (2.3e7, 1.8e9)
 """Sizes of the models on which the loss penalty and the best width were measured, in parameters without the embedding."""
 
 
-def _measured(c: float, sizes: tuple[float, float] = MEASURED_SIZES, **coefficients: float) -> Curve:
-    width_at = _lazily(shape_penalty.penalised_best_width, coefficients)
+def _measured_curve(c: float, sizes: tuple[float, float] = MEASURED_SIZES, **coefficients: float) -> Curve:
+    width_at = _load_lazily(shape_penalty.penalised_best_width, coefficients)
     low, high = sizes
 
     def curve(parameters: float) -> tuple[float, float]:
@@ -402,9 +404,9 @@ def _measured(c: float, sizes: tuple[float, float] = MEASURED_SIZES, **coefficie
     return curve
 
 
-def _combined(c: float, moved: int = 0) -> Curve:
+def _combined_curve(c: float, moved: int = 0) -> Curve:
     """The combined line, or that line moved by a number of its errors at each size."""
-    width_at, error_at = _lazily(laws.combined_optimal_width, {}), _lazily(laws.combined_relative_width_error, {})
+    width_at, error_at = _load_lazily(laws.combined_optimal_width, {}), _load_lazily(laws.combined_relative_width_error, {})
 
     def curve(parameters: float) -> tuple[float, float]:
         width = width_at()(parameters)
@@ -416,12 +418,12 @@ def _combined(c: float, moved: int = 0) -> Curve:
 
 
 _OF_LAW: dict[str, Callable[..., _Made]] = {
-    "gemstones": _of_power_terms(laws.gemstones_width, laws.gemstones_relative_width_error, ("A", "alpha", "B", "beta")),
-    "inverse-depth": _of_power_terms(
+    "gemstones": _power_terms_rule(laws.gemstones_width, laws.gemstones_relative_width_error, ("A", "alpha", "B", "beta")),
+    "inverse-depth": _power_terms_rule(
         laws.gemstones_width, laws.gemstones_relative_width_error, ("c_m", "alpha_m", "c_l", "alpha_l")
     ),
-    "crossings": _of_line,
-    "shape-penalty": _of_penalty,
+    "crossings": _line_rule,
+    "shape-penalty": _penalty_rule,
 }
 """From the name of a law that was fitted to its rule."""
 
@@ -430,7 +432,7 @@ _RULES = (
         "levine2020",
         laws.levine_width.source,
         laws.levine_width.kind,
-        _independent_of_c(_by_depth(laws.levine_width)),
+        _independent_of_c(_curve_over_depth(laws.levine_width)),
         fitted_on=(("depth", 6, 48),),
         moved=_levine_variants,
         error="one standard error of the fit, whose covariance is recalled, not confirmed",
@@ -439,7 +441,7 @@ _RULES = (
         "gemstones2025",
         laws.gemstones_depth.source,
         laws.gemstones_depth.kind,
-        _independent_of_c(_by_width(laws.gemstones_depth)),
+        _independent_of_c(_curve_over_width(laws.gemstones_depth)),
         fitted_on=(("depth", 3, 80), ("width", 256, 3072)),
         moved=_gemstones_variants,
         error="one standard error from our jackknife over the 22 models",
@@ -448,17 +450,19 @@ _RULES = (
         "liu2026",
         laws.liu_depth.source,
         laws.liu_depth.kind,
-        _independent_of_c(_by_width(laws.liu_depth)),
-        moved=lambda c: _moved_by_stderr("liu2026", ("alpha_m", "alpha_l"), functools.partial(_by_width, laws.liu_depth)),
+        _independent_of_c(_curve_over_width(laws.liu_depth)),
+        moved=lambda c: _shift_by_stderr(
+            "liu2026", ("alpha_m", "alpha_l"), functools.partial(_curve_over_width, laws.liu_depth)
+        ),
         error="one standard error of one exponent at a time, as their covariance is not published",
     ),
     Rule(
         "measured2025",
         shape_penalty.penalised_best_width.source,
         shape_penalty.penalised_best_width.kind,
-        _measured,
+        _measured_curve,
         fitted_on=(("parameters", *MEASURED_SIZES),),
-        moved=lambda c: _moved_by_stderr("shape_penalty", ("x0", "s"), functools.partial(_measured, c)),
+        moved=lambda c: _shift_by_stderr("shape_penalty", ("x0", "s"), functools.partial(_measured_curve, c)),
         error="one standard error of one coefficient at a time",
     ),
     Rule(
@@ -468,8 +472,13 @@ _RULES = (
         _completep,
         fitted_on=(("parameters", 5e7, 1.5e9),),
     ),
-    Rule("nanochat", laws.nanochat_width.source, laws.nanochat_width.kind, _independent_of_c(_by_depth(laws.nanochat_width))),
-    Rule("marin", laws.marin_depth.source, laws.marin_depth.kind, _independent_of_c(_by_width(laws.marin_depth))),
+    Rule(
+        "nanochat",
+        laws.nanochat_width.source,
+        laws.nanochat_width.kind,
+        _independent_of_c(_curve_over_depth(laws.nanochat_width)),
+    ),
+    Rule("marin", laws.marin_depth.source, laws.marin_depth.kind, _independent_of_c(_curve_over_width(laws.marin_depth))),
     Rule(
         "gpt3",
         "Brown et al. 2020, arXiv 2005.14165, Table 2.1, joined on a log-log scale",
@@ -482,17 +491,17 @@ _RULES = (
         "sovit2023",
         laws.sovit_width.source,
         laws.sovit_width.kind,
-        _independent_of_c(_by_depth(laws.sovit_width)),
+        _independent_of_c(_curve_over_depth(laws.sovit_width)),
         images=True,
     ),
     Rule(
         "combined2026",
         laws.combined_optimal_width.source,
         laws.combined_optimal_width.kind,
-        _combined,
+        _combined_curve,
         fitted_on=(("parameters", 3.33728e6, 1e10),),
         pooled=True,
-        moved=lambda c: {f"{sign:+d} standard error": _combined(c, sign) for sign in (-1, 1)},
+        moved=lambda c: {f"{sign:+d} standard error": _combined_curve(c, sign) for sign in (-1, 1)},
         error="one standard error, the spread between sources included",
     ),
 )

@@ -104,7 +104,7 @@ class Search(Measurer):
                 best = found
             if best is not None and best[0] < policy.GOOD_ENOUGH:
                 break
-        return best if best is None or self.template.exact else _refined(self, *best)
+        return best if best is None or self.template.exact else _refine_shape(self, *best)
 
     def recommend(self) -> Transformer:
         """The shape to build: near the rule's curve and the budget, with the usual head dimension if that costs little.
@@ -146,7 +146,7 @@ class Search(Measurer):
         return best[2]
 
 
-def _refined(search: Search, cost: float, tree: Transformer) -> tuple[float, Transformer]:
+def _refine_shape(search: Search, cost: float, tree: Transformer) -> tuple[float, Transformer]:
     """The cheapest shape of this width, one block (of each stage) more or less at a time: screening does not round counts."""
     stages, most = search.template.pipeline, search.limits.layers_at_most or policy.DEEPEST
     for step in () if search.limits.depth is not None else (-stages, stages):
@@ -166,14 +166,14 @@ def _own_shape(search: Search) -> tuple[float, Transformer] | None:
     """
     if search.budget.cap or search.budget.amount % policy.ROUND_AMOUNT == 0:
         return None
-    for depth, width in _near_amount(search):
+    for depth, width in _shapes_near_amount(search):
         tree = search.template.at(depth, width)
         if search.budget.of(tree) == search.budget.amount:
             return search.cost_of(tree), tree
     return None
 
 
-def _near_amount(search: Search) -> Iterator[tuple[int, int]]:
+def _shapes_near_amount(search: Search) -> Iterator[tuple[int, int]]:
     """Shapes near the best width that may use the budget exactly, the cheapest first."""
     shapes = set(search.shapes_around(search.centre[1], policy.SEARCH_FACTORS[0]))
     ranked = sorted(shapes, key=lambda found: search.screened_cost(*found))

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..architecture import Transformer
-from ..architecture.design import Design, changed
+from ..architecture.design import Design, with_choices
 from ..checks import check_whole
 from ..errors import InputError, nearest, shown
 from ..values import cached_property, frozen
@@ -121,7 +121,7 @@ class Template:
         InputError
             if the blocks differ in their number of heads, or a value is out of range.
         """
-        kept, given = _kept_of(design, choices or {}, vocab_multiple, with_heads=shape.get("heads") is None)
+        kept, given = _kept_choices(design, choices or {}, vocab_multiple, with_heads=shape.get("heads") is None)
         return cls(kept, **(given | without_none(shape)))
 
     def __post_init__(self) -> None:
@@ -246,9 +246,9 @@ class Template:
         window, encoder = self.design.window, self.design.encoder
         encoder_depth = max(1, round(depth * self.encoder_ratio)) if self.design.kind == "encoder-decoder" else depth
         if encoder or encoder_depth != depth:  # the decoder's pattern of blocks, at another depth
-            own = _at_depth((encoder or {}).get("window", window), encoder_depth)
+            own = _windows_at_depth((encoder or {}).get("window", window), encoder_depth)
             encoder = {**(encoder or {}), "blocks": _blocks(self, encoder_depth, width, ffn), "window": own}
-        design = changed(
+        design = with_choices(
             self.design,
             depth=depth,
             encoder_depth=encoder_depth,
@@ -258,10 +258,10 @@ class Template:
             head_dim=head_dim,
             kv_heads=kv_heads,
             ffn=0 if self.design.ffn == 0 else ffn,
-            mixer=_at_width(self.design.mixer, width),
-            channel_mixer=_at_width(self.design.channel_mixer, width),
+            mixer=_mixer_at_width(self.design.mixer, width),
+            channel_mixer=_mixer_at_width(self.design.channel_mixer, width),
             shared_ffn=int(self.shared_ratio * ffn) or self.design.shared_ffn,
-            window=_at_depth(window, depth),
+            window=_windows_at_depth(window, depth),
             blocks=_blocks(self, depth, width, ffn),
             embedding_scale=math.sqrt(width) if self.scaled_embedding else self.design.embedding_scale,
             head_scale=width**-0.5 if self.scaled_head else self.design.head_scale,
@@ -282,7 +282,7 @@ class Template:
         the number of key-value heads is rounded. An open head dimension is taken as that of width 1024. `trees` keeps the
         sampled trees, for other readings of the same template.
         """
-        return _sampled(self, reading, {} if trees is None else trees)
+        return _sample_count(self, reading, {} if trees is None else trees)
 
 
 @frozen
@@ -314,7 +314,7 @@ def _rounded(template: Template, depth: int, width: int) -> Transformer:
     return template._tree(depth, width, template.head_dim_at(width), max(step, step * round(exact / step)))
 
 
-def _sampled(
+def _sample_count(
     template: Template, reading: Callable[[Transformer], int | Fraction], trees: dict[tuple[int, int], Transformer]
 ) -> CountPolynomial:
     """:meth:`Template.polynomial`; trees that are known are not built again."""
@@ -377,7 +377,7 @@ def _preset(preset: str, choices: Mapping[str, Any], vocab_multiple: int | None)
     kept = PRESETS[preset] | dict(choices)
     # The preset's number of key-value heads is a habit, one that the caller gives is exact.
     usual = kept.pop("kv_heads") if "kv_heads" in PRESETS[preset] and "kv_heads" not in choices else None
-    design = _padded(Design.of(depth=1, width=64, **kept), vocab_multiple)
+    design = _pad_vocabulary(Design.of(depth=1, width=64, **kept), vocab_multiple)
     if design.experts is None and "top_k" in choices:
         raise InputError("plan: top_k has no meaning without experts")
     return design, usual
@@ -413,7 +413,7 @@ def _no_width(template: Template, step: int) -> str:
     )
 
 
-def _kept_of(
+def _kept_choices(
     design: Design, choices: Mapping[str, Any], vocab_multiple: int | None, *, with_heads: bool
 ) -> tuple[Design, dict[str, Any]]:
     """A design without its shape, and the fields of a template that keep its ratios and patterns.
@@ -436,7 +436,7 @@ def _kept_of(
         "window": _period(design.window), "blocks": None, "shared_groups": None,
         "encoder": _without_shape(design.encoder),
     }  # fmt: skip
-    kept = _padded(replace(design, **(without_shape | without_none(choices))), vocab_multiple)
+    kept = _pad_vocabulary(replace(design, **(without_shape | without_none(choices))), vocab_multiple)
     if kept.kv_heads is not None:
         group = 1
     first_blocks, blocks = _pattern([_relative(block, ffn) for block in design.blocks or ()])
@@ -456,7 +456,7 @@ def _kept_of(
     return kept, given
 
 
-def _padded(design: Design, multiple: int | None) -> Design:
+def _pad_vocabulary(design: Design, multiple: int | None) -> Design:
     """The design with its vocabulary rounded up to a multiple."""
     if multiple is None:
         return design
@@ -508,12 +508,12 @@ def _relative(block: Mapping[str, Any], ffn: int) -> dict[str, Any]:
 
 def _absolute(block: Mapping[str, Any], width: int, ffn: int) -> dict[str, Any]:
     """The inverse of :func:`_relative`, with mixers for a stream of this width."""
-    mixer = {"mixer": _at_width(block["mixer"], width)} if "mixer" in block else {}
+    mixer = {"mixer": _mixer_at_width(block["mixer"], width)} if "mixer" in block else {}
     sizes = {name: max(1, round(value * ffn)) if name in _WIDTHS and value else value for name, value in block.items()}
     return sizes | mixer
 
 
-def _at_width(part: Any, width: int) -> Any:
+def _mixer_at_width(part: Any, width: int) -> Any:
     """A mixer for a stream of this width; a word, or None, as it is."""
     return part if part is None or isinstance(part, str) else part.at_width(width)
 
@@ -535,7 +535,7 @@ def _pattern(blocks: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     return (), tuple(blocks)
 
 
-def _at_depth(window: int | Sequence[int | None] | None, depth: int) -> int | tuple[int | None, ...] | None:
+def _windows_at_depth(window: int | Sequence[int | None] | None, depth: int) -> int | tuple[int | None, ...] | None:
     """The window of each block at a depth, or that of all."""
     return tuple(window[i % len(window)] for i in range(depth)) if isinstance(window, Sequence) else window
 

@@ -42,7 +42,7 @@ def compute_figure(found: Sequence[ComputeOptimum], *, theme: Theme) -> Any:
         for place, one in enumerate(found):
             _draw(axes, one, name, place, theme)
         axes.margins(x=0.12)
-        axes.set_xlim(_widened(axes.get_xlim()))
+        axes.set_xlim(_widen(axes.get_xlim()))
         ticks.set_ticks(axes.xaxis, form, most=4)
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.set_yticks(range(len(found)), labels=[one.law for one in found])
@@ -63,7 +63,7 @@ def _draw(axes: Any, one: ComputeOptimum, name: str, place: int, theme: Theme) -
     axes.errorbar([value], [place], xerr=bar, markersize=6, elinewidth=1.4, **point)
 
 
-def _widened(ends: tuple[float, float], least: float = 4.0) -> tuple[float, float]:
+def _widen(ends: tuple[float, float], least: float = 4.0) -> tuple[float, float]:
     """The ends of a logarithmic axis, at least a factor apart."""
     low, high = ends
     more = max(1.0, (least / (high / low)) ** 0.5)

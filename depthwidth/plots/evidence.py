@@ -47,7 +47,7 @@ def evidence_figure(scores: Iterable[Score], *, theme: Theme) -> Any:
     if not means:
         raise InputError("plot: there is no mean cost to draw")
     sets = list(dict.fromkeys(one.data for one in means))
-    names = _ranked(rules)
+    names = _rank_names(rules)
     heights = [height for height, some in ((0.9 + (0.16 + 0.055 * len(sets)) * len(names), rules), (2.4, heads)) if some]
     figure = new_figure(0.75 + 0.2 * math.ceil(len(sets) / 3) + sum(heights), theme, "Loss above that of the best shape")
     panels = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
@@ -63,7 +63,7 @@ def _name(score: Score) -> str:
     return score.rule + (REFITTED if score.refitted else "")
 
 
-def _ranked(rules: Sequence[Score]) -> list[str]:
+def _rank_names(rules: Sequence[Score]) -> list[str]:
     """Names by their mean cost over the data sets, the dearest first, as axes count from below."""
     costs: dict[str, list[float]] = {}
     for one in rules:

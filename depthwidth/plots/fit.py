@@ -61,7 +61,7 @@ def _draw_coefficients(axes: Any, rows: list[dict[str, Any]], theme: Theme) -> N
     axes.axvline(0, color=theme.muted, linewidth=0.8, linestyle="-", marker="", zorder=0)
     axes.set_xlim(-1.06 * reach, 1.06 * reach)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), labels=[_named(row) for row in rows])
+    axes.set_yticks(range(len(rows)), labels=[_row_label(row) for row in rows])
     axes.grid(visible=False, axis="y")
     ticks.set_ticks(axes.xaxis, ticks.percent)
     hollow_ones = any(row["verdict"] for row in rows)
@@ -69,7 +69,7 @@ def _draw_coefficients(axes: Any, rows: list[dict[str, Any]], theme: Theme) -> N
     axes.set_xlabel("ends of the interval over the value, less 1")
 
 
-def _named(row: dict[str, Any]) -> str:
+def _row_label(row: dict[str, Any]) -> str:
     value = float(f"{row['value']:.3g}")
     return f"{row['name']} = {ticks.plain(value)}"
 

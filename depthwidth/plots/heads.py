@@ -104,7 +104,7 @@ def _layers(axes: Any, found: Allocation) -> None:
     ticks.set_ticks(axes.xaxis, most=9)
 
 
-def _published() -> list[tuple[str, int, int]]:
+def _published_models() -> list[tuple[str, int, int]]:
     """Name, width and heads of known models."""
     rows = [(one.name, one.width, int(one.choices["heads"])) for one in known_models() if one.choices.get("heads")]
     rows += [(row["model"], int(row["d_model"]), int(row["n_heads"])) for row in reference("model_head_counts")]
@@ -112,7 +112,7 @@ def _published() -> list[tuple[str, int, int]]:
 
 
 def _limits(found: Allocation) -> tuple[float, float]:
-    widths = [width for _, width, _ in _published()]
+    widths = [width for _, width, _ in _published_models()]
     return min(*widths, found.width) / 1.25, max(*widths, found.width) * 1.25
 
 
@@ -121,7 +121,7 @@ def _draw_models(axes: Any, found: Allocation, heads: int | None, theme: Theme) 
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(left, right)
-    counts = [count for _, _, count in _published()] + [layer.heads for layer in found.layers]
+    counts = [count for _, _, count in _published_models()] + [layer.heads for layer in found.layers]
     low, high = min(counts) / 1.6, max(counts) * 1.5
     axes.set_ylim(low, high)
     best = coefficient("gadre2024_head_size", "h", "w>=512").value
@@ -139,7 +139,7 @@ def _draw_models(axes: Any, found: Allocation, heads: int | None, theme: Theme) 
             f"{size}", (top, top / size), xytext=beside, textcoords="offset points", fontsize=7.5, color=theme.muted,
             ha="right", va="top", bbox=ground(theme.background),
         )  # fmt: skip
-    published = _published()
+    published = _published_models()
     axes.plot(
         [width for _, width, _ in published], [count for _, _, count in published], linestyle="", marker="D", markersize=4,
         color=theme.muted, markerfacecolor="none",
@@ -171,7 +171,7 @@ def _model_labels(found: Allocation, heads: int | None, theme: Theme) -> Iterabl
         {"fontsize": 7.5, "color": theme.series[2]},
     )
     places: dict[tuple[int, int], str] = {}
-    for name, width, count in sorted(_published(), key=lambda row: abs(math.log(row[1] / found.width))):
+    for name, width, count in sorted(_published_models(), key=lambda row: abs(math.log(row[1] / found.width))):
         places.setdefault((width, count), name)
     for (width, count), name in list(places.items())[:LABELLED]:
         yield Label(width, count, name, {"fontsize": 7.5, "color": theme.muted})

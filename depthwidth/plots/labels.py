@@ -96,7 +96,7 @@ def place_labels(axes: Any, labels: Iterable[Label], keep_clear: Sequence[Box] =
         for distance, dx, dy in _places():
             if best is not None and distance > best[0]:
                 break  # nothing farther can cost less
-            box = _at((at[0] + dx * distance * scale, at[1] + dy * distance * scale), size, dx, dy)
+            box = _box_at((at[0] + dx * distance * scale, at[1] + dy * distance * scale), size, dx, dy)
             line = (*at, *_nearest_of(box, at)) if distance >= LEADER_FROM else None
             if not _is_free(box, line, frame, taken, markers, leaders, GAP * scale):
                 continue
@@ -152,7 +152,7 @@ def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def _at(point: tuple[float, float], size: tuple[float, float], dx: float, dy: float) -> Box:
+def _box_at(point: tuple[float, float], size: tuple[float, float], dx: float, dy: float) -> Box:
     """The box of a text whose corner or side that looks at its point is at `point`."""
     width, height = size
     left = point[0] - width * (1 - _sign(dx)) / 2

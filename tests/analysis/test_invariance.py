@@ -7,7 +7,7 @@ import pytest
 from depthwidth import SCALE_INVARIANT, InputError, Transformer, layers
 from depthwidth.analysis.invariance import scale_invariance, scale_invariant_twin
 from depthwidth.layers.activations import homogeneous_degree
-from depthwidth.numerics.homogeneity import Place, Walk, difference, product, raised
+from depthwidth.numerics.homogeneity import Place, Walk, difference, product, raise_powers
 
 SIZES = {"vocab": 50, "context": 16}
 LLAMA = {"norm": "rmsnorm", "gated": True, "bias": False, "positions": "rotary", "activation": "silu", "tied": False}
@@ -198,7 +198,7 @@ def test_shared_blocks_and_mixtures():
 
 def test_powers():
     assert product({"a": 1, "b": -1}, {"b": 1}) == {"a": 1}
-    assert raised({"a": 2}, 0.5) == {"a": 1.0}
+    assert raise_powers({"a": 2}, 0.5) == {"a": 1.0}
     assert difference({"a": 1}, {"a": 1}) == {}
 
 

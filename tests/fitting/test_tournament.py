@@ -14,7 +14,7 @@ from depthwidth.fitting.tournament import (
     HEAD_DIMENSIONS,
     Score,
     Surface,
-    _refitted,
+    _refit,
     head_sizes,
     published_scores,
     tournament,
@@ -123,7 +123,7 @@ def test_the_model_that_is_left_out_does_not_move_the_rule():
 
     def width_without(spoilt):
         loss = np.where(runs.model == spoilt, 1.1, 1.0) * runs["loss"]
-        curve = _refitted("measured2025", replace(runs, columns={**runs.columns, "loss": loss}), left, surface)
+        curve = _refit("measured2025", replace(runs, columns={**runs.columns, "loss": loss}), left, surface)
         return curve(1e8)[1]
 
     assert width_without(left) == pytest.approx(width_without(-1), rel=1e-6)

@@ -6,7 +6,7 @@ import pytest
 from depthwidth.coefficients import reference
 from depthwidth.errors import InputError
 from depthwidth.formulas import altup
-from depthwidth.numerics.altup import active_stream, altup_step, mixing, predicted, sequence_step, spectral_radius
+from depthwidth.numerics.altup import active_stream, altup_step, mixing, predict_streams, sequence_step, spectral_radius
 
 P, G = [[0.9, 0.1], [0.2, 0.8]], [1.0, 0.5]
 IDENTITY, ONES = [[1.0, 0.0], [0.0, 1.0]], [1.0, 1.0]
@@ -33,7 +33,7 @@ def test_the_worked_steps(x, blocks, matrix, correction, select, expected):
 
 def test_the_second_stream_may_be_active():
     assert altup_step([2, 5], layer, P, G, 1) == pytest.approx([13.9, 10.2], rel=1e-14)
-    assert predicted(P, [2, 5]) == pytest.approx([2.3, 4.4])
+    assert predict_streams(P, [2, 5]) == pytest.approx([2.3, 4.4])
 
 
 @pytest.mark.parametrize(

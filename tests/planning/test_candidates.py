@@ -7,7 +7,7 @@ from depthwidth.errors import InputError
 from depthwidth.hardware.accelerators import accelerator
 from depthwidth.hardware.latency import decode_time, decode_work
 from depthwidth.hardware.parallelism import Parallelism, TrainingSetup, cache_bytes, training_memory
-from depthwidth.planning.candidates import Scorer, thinned, unbeaten
+from depthwidth.planning.candidates import Scorer, thin_evenly, unbeaten
 from depthwidth.planning.compute import LAWS, LawInput
 from depthwidth.planning.template import Template
 
@@ -60,7 +60,7 @@ def test_a_front_is_sorted_out_of_candidates():
     front = every.at(unbeaten(every.loss, every.decode_seconds, every.serving_memory))
     assert every.loss.min() in front.loss
     assert every.decode_seconds.min() in front.decode_seconds
-    shown = thinned(front, 7)
+    shown = thin_evenly(front, 7)
     assert 2 <= len(shown.depth) <= 7
     assert (np.diff(shown.decode_seconds) > 0).all()
 

@@ -18,7 +18,7 @@ from depthwidth.analysis.concentration import query_key_gains, trainability
 from depthwidth.analysis.propagation import moments_of
 from depthwidth.fitting.tournament import head_sizes, published_scores
 from depthwidth.hardware.accelerators import accelerator
-from depthwidth.planning.candidates import Scorer, thinned, unbeaten
+from depthwidth.planning.candidates import Scorer, thin_evenly, unbeaten
 from depthwidth.planning.combined import best_width_band
 from depthwidth.planning.compute import LAWS, compute_optimum
 from depthwidth.planning.head_allocation import allocate_heads, design_needs
@@ -61,7 +61,7 @@ def front():
     scorer = Scorer(Template.of("gpt3"), accelerator("H100"), 1e10, "hoffmann2022")
     every = scorer.candidates(5e8, 0.5)
     best = every.at(unbeaten(every.loss, every.decode_seconds, every.serving_memory))
-    return best, thinned(best, 8)
+    return best, thin_evenly(best, 8)
 
 
 PICTURES = {

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, shown
-from depthwidth.progress import Standing, standing
+from depthwidth.progress import Progress, current_progress
 
 from ..files import write_whole
 from ..rows import Row, canonical, digest_of
@@ -144,9 +144,9 @@ class Context:
         written every few seconds by itself.
         """
         self.reported[:] = [done]
-        self.write_progress(standing())
+        self.write_progress(current_progress())
 
-    def write_progress(self, at: Standing) -> None:
+    def write_progress(self, at: Progress) -> None:
         """Write the share that was reported, or that of `at`, with the facts of `at`."""
         share = self.reported[0] if self.reported else at.share
         if share is None or not math.isfinite(share):

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from depthwidth.checks import ceiling, check_whole
 from depthwidth.errors import InputError, shown
-from depthwidth.progress import standing
+from depthwidth.progress import current_progress
 
 from ..jobs import JOBS_VARIABLE, Context, Job, Measurement, find_job
 
@@ -205,7 +205,7 @@ def _progress_written(contexts: Sequence[Context]) -> Iterator[None]:
     def write() -> None:
         while not stop.wait(PROGRESS_S):
             with contextlib.suppress(Exception):  # read while the computation goes on
-                at = standing()
+                at = current_progress()
                 for context in contexts:
                     context.write_progress(at)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from depthwidth.cli.output import as_csv
 from depthwidth.errors import InputError, nearest, shown
 from depthwidth.fitting import Fit, Runs, fit_runs, own_law
-from depthwidth.fitting.fit import around
+from depthwidth.fitting.fit import start_ranges
 from depthwidth.fitting.problem import Objective
 from depthwidth.fitting.saving import save
 
@@ -81,7 +81,7 @@ def fit_law(
         if the law cannot be read, a column is missing, there are too few runs, the rows do not determine a coefficient, or the
         method is ``profile`` and a run has several points.
     """
-    own = own_law(law, tuple(start), around(start))
+    own = own_law(law, tuple(start), start_ranges(start))
     data = {column: _column(rows, column) for column in own.columns}
     models, model = np.unique([str(row[group]) for row in rows] if group else np.arange(len(rows)), return_inverse=True)
     runs = Runs(data, model, tuple(map(str, models)), {column: column for column in data})

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depthwidth.display import aligned
+from depthwidth.display import align_table
 from depthwidth.errors import InputError
 from depthwidth.progress import facts_in_words, for_people
 
@@ -62,7 +62,7 @@ def status_lines(rows: Sequence[Mapping[str, Any]], damaged: Sequence[Damage] = 
     columns = ("job", "size", "runs", "done", "running", "failed", "left", "time left")
     counts = [[str(row[key]) for key in columns[2:-1]] for row in rows]
     cells = [[row["job"], row["size"], *count, _left(row)] for row, count in zip(rows, counts, strict=True)]
-    lines = [*aligned(columns, cells, ("size",)), ""]
+    lines = [*align_table(columns, cells, ("size",)), ""]
     for row in rows:
         for active in row["at_work"]:
             facts = facts_in_words({key: value for key, value in active.items() if value is not None})

@@ -77,16 +77,16 @@ def read_source(path: str | os.PathLike[str]) -> SourcedFields:
     """
     repository = repository_of(path) if isinstance(path, str) else None
     if repository is not None and not os.path.lexists(path):
-        return _of_hub(repository)
+        return _read_hub(repository)
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InputError(f"config: {brief(path)} is neither a mapping nor the path of a file")
     name, place = brief(os.fspath(path), limit=300), Path(path)
     with reading("config file", name):
         inside = _inside(place, name) if place.is_dir() else place
     if is_gguf(inside) or inside.suffix == ".gguf":
-        return _of_gguf(inside)
+        return _read_gguf(inside)
     if inside.suffix == ".safetensors" or inside.name.endswith(INDEX):
-        return _of_safetensors(inside)
+        return _read_safetensors(inside)
     notes = () if inside.name in ("config.json", place.name) else (f"the configuration is {brief(str(inside), limit=300)}",)
     return SourcedFields(read_json(inside), str(inside) if notes else os.fspath(path), notes)
 
@@ -125,11 +125,11 @@ def _inside(folder: Path, name: str) -> Path:
     raise InputError(f"folder {name} has no config.json")
 
 
-def _of_gguf(path: Path) -> SourcedFields:
-    return _of_header(read_header(path), str(path))
+def _read_gguf(path: Path) -> SourcedFields:
+    return _fields_of_header(read_header(path), str(path))
 
 
-def _of_header(header: GGUFHeader, read_from: str, *notes: str) -> SourcedFields:
+def _fields_of_header(header: GGUFHeader, read_from: str, *notes: str) -> SourcedFields:
     try:
         config = fields_of_header(header)
     except NoTreeError as error:
@@ -153,7 +153,7 @@ def _shapes(header: GGUFHeader) -> dict[str, tuple[tuple[int, ...], str, int | N
     return {name: (one.shape, one.dtype, one.bytes) for name, one in header.tensors.items()}
 
 
-def _of_safetensors(path: Path) -> SourcedFields:
+def _read_safetensors(path: Path) -> SourcedFields:
     """The configuration in the folder of a safetensors file."""
     beside = path.parent / "config.json"
     if os.path.lexists(beside):
@@ -165,9 +165,9 @@ def _of_safetensors(path: Path) -> SourcedFields:
     raise NoConfigError(reason, stored_counts(shapes, str(path), reason))
 
 
-def _of_hub(repository: Repository) -> SourcedFields:
+def _read_hub(repository: Repository) -> SourcedFields:
     if repository.model is not None:
-        return _of_hub_model(repository, hub_models(repository))
+        return _read_hub_model(repository, hub_models(repository))
     try:
         found = hub_file(repository, "config.json", LARGEST_FILE)
     except InputError as error:
@@ -184,20 +184,20 @@ def _without_config(repository: Repository, error: InputError) -> SourcedFields 
     """The configuration by the header of a model in GGUF, or None; `error` is the reason why there is no ``config.json``."""
     if not isinstance(error, NoFileError):  # the hub cannot be asked
         models = cached_models(repository)
-        return _of_hub_model(repository, models) if models else None
+        return _read_hub_model(repository, models) if models else None
     shapes = _tensors_on_hub(repository)
     if shapes is not None:
         read_from = f"the headers of the tensors of {repository} on the hub"
         raise NoConfigError(str(error), stored_counts(shapes, read_from, str(error)))
     models = hub_models(repository)
-    return _of_hub_model(repository, models) if models else None
+    return _read_hub_model(repository, models) if models else None
 
 
 _USUAL_MODEL = "q4_k_m"
 """The quantisation that llama.cpp reads of a repository unless another is named."""
 
 
-def _of_hub_model(repository: Repository, models: list[str]) -> SourcedFields:
+def _read_hub_model(repository: Repository, models: list[str]) -> SourcedFields:
     """The configuration in the header of one of the models in GGUF of a repository."""
     ends = {_model_name(one): one for one in reversed(models)}  # of a model in parts the first
     wanted = _USUAL_MODEL if repository.model is None else repository.model.lower()
@@ -225,7 +225,7 @@ def _of_hub_model(repository: Repository, models: list[str]) -> SourcedFields:
                 yield OpenPart(file, size, label)
 
         header = read_parts(PurePosixPath(chosen).name, opened)
-    return _of_header(replace(header, label=source), source, *notes)
+    return _fields_of_header(replace(header, label=source), source, *notes)
 
 
 def _model_name(file: str) -> str:

@@ -21,7 +21,7 @@ pytest.importorskip("rich")
 
 from test_records import OTHER, PLAN, PLANNED, RUN, row
 
-from depthwidth.progress import during, standing
+from depthwidth.progress import current_progress, during
 from verify.jobs import Context
 from verify.runs import live, watch
 from verify.runs.executors import Task, execute
@@ -117,7 +117,7 @@ def test_a_share_that_a_job_reports_wins(tmp_path):
     context = Context("cpu", tmp_path, 1)
     context.progress(0.75)
     with during("", lambda: 0.1, facts=lambda: {"loss": 2.0}):
-        context.write_progress(standing())
+        context.write_progress(current_progress())
     assert json.loads((tmp_path / "progress").read_text()) == {"share": 0.75, "loss": 2.0}
 
 
@@ -133,11 +133,11 @@ def test_a_training_tells_step_loss_and_speed(members):
     text, plan, seen = zipf_markov(2000, vocab=8), Training(steps=3, batch=2, context=8, learning_rate=1e-3), []
     if members:
         models = [SmallGPT(vocab=8, width=8, depth=1, context=8) for _ in range(members)]
-        train_ensemble(models, text, plan, mode="loop", on_step=lambda step, losses: seen.append(standing()))
+        train_ensemble(models, text, plan, mode="loop", on_step=lambda step, losses: seen.append(current_progress()))
     else:
         model = SmallGPT(vocab=8, width=8, depth=1, context=8)
-        train(model, text, plan, probes=(lambda *_: seen.append(standing()),), progress=False)
-    assert standing().share is None
+        train(model, text, plan, probes=(lambda *_: seen.append(current_progress()),), progress=False)
+    assert current_progress().share is None
     assert seen[-1].facts["steps"] == 3
     assert seen[-1].share == seen[-1].facts["step"] / 3 > 0
     assert 1 < seen[-1].facts["loss"] < 4

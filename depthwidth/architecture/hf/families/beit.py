@@ -53,7 +53,7 @@ def _layer_scale() -> Part:
     return Part(read, lambda design: {name: design.layer_scale or 0.0})
 
 
-def _pooling() -> Part:
+def _mean_pooling() -> Part:
     """``use_mean_pooling``: the mean of the patches and a norm of it, instead of the first token after a norm of all."""
 
     def read(fields: Fields) -> Choices:
@@ -91,7 +91,7 @@ BEIT = Family(
         "BeitForMaskedImageModeling": {"head": "patch-logits", "pooler": False},
     },
     noted={"drop_path_rate": (0.0, DROPPED_PATHS)},
-    parts=(image_part(), mask_token(), _positions(), _layer_scale(), _pooling(), _codes()),
+    parts=(image_part(), mask_token(), _positions(), _layer_scale(), _mean_pooling(), _codes()),
     weights={
         **vit.STEM_WEIGHTS,
         "embeddings.mask_token": "stem.mask_token",

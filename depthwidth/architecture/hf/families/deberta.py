@@ -109,7 +109,7 @@ def _same_width(name: str, model: str = "") -> Part:
     return Part(read, lambda design: {})
 
 
-def _tied() -> Part:
+def _tied_head() -> Part:
     """The head's matrix is the table of tokens, by ``tie_word_embeddings`` or, if the head is not a ``legacy`` one, always."""
 
     def read(fields: Fields) -> Choices:
@@ -169,7 +169,7 @@ DEBERTA_V2 = Family(
         _same_width("embedding_size"),
         _same_width("pooler_hidden_size", "ForSequence"),
         _same_width("pooler_hidden_size", "ForMultiple"),
-        _tied(),
+        _tied_head(),
     ),
     weights=_weights(
         {
@@ -200,7 +200,7 @@ DEBERTA = replace(
         _positions(_first_kind, lambda design, relative: {"max_relative_positions": relative.span}),
         _same_width("embedding_size"),
         _same_width("pooler_hidden_size", "ForSequence"),
-        _tied(),
+        _tied_head(),
     ),
     weights=_weights(
         {

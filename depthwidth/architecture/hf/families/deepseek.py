@@ -187,7 +187,7 @@ def dense_first() -> Part:
     return Part(read, write)
 
 
-def _checked(rule: RouterRule, fields: Fields, top_k: int) -> RouterRule:
+def _check_rule(rule: RouterRule, fields: Fields, top_k: int) -> RouterRule:
     """The rule itself, if it goes with the numbers of experts."""
     experts = fields.whole("n_routed_experts")
     if top_k <= experts and (misfit := rule.misfit(experts, top_k)):
@@ -203,7 +203,7 @@ def sigmoid_router() -> Part:
         groups = fields.whole("n_group")
         factor = fields.positive("routed_scaling_factor")
         rule = RouterRule("sigmoid", groups, fields.whole("topk_group", largest=groups), 2, factor, untrained_bias=True)
-        return {"router": _checked(rule, fields, fields.whole("num_experts_per_tok")), "choice_bias": True}
+        return {"router": _check_rule(rule, fields, fields.whole("num_experts_per_tok")), "choice_bias": True}
 
     def write(design: Design) -> dict[str, Any]:
         rule = design.router
@@ -231,7 +231,7 @@ def _softmax_router() -> Part:
         own = fields.whole_or_none("num_experts_per_tok")
         top_k = min(_USUAL_CHOICES, experts) if own is None else own
         rule = RouterRule("softmax", groups, top_groups, 1, fields.positive("routed_scaling_factor"))
-        return {"router": _checked(rule, fields, top_k), "top_k": top_k}
+        return {"router": _check_rule(rule, fields, top_k), "top_k": top_k}
 
     def write(design: Design) -> dict[str, Any]:
         rule = design.router

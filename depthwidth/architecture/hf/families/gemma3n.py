@@ -19,7 +19,7 @@ _SPARSE, _SPARSITY = 10, 0.95
 """By default so many first blocks of a deeper model cut so large a share of their hidden features."""
 
 
-def _sliding(fields: Fields, block: int) -> bool:
+def _has_window(fields: Fields, block: int) -> bool:
     """True for a block with a window: four of five have one."""
     return (block + 1) % 5 != 0
 
@@ -51,7 +51,7 @@ def _borrows(fields: Fields, depth: int) -> list[bool]:
     """True for each block with the keys and values of an earlier one: the last ``num_kv_shared_layers``."""
     shared = fields.count("num_kv_shared_layers")
     words = fields.words("layer_types", (FULL, SLIDING), depth)
-    kinds = words or [SLIDING if _sliding(fields, block) else FULL for block in range(depth)]
+    kinds = words or [SLIDING if _has_window(fields, block) else FULL for block in range(depth)]
     if shared and set(kinds[: max(depth - shared, 0)]) != set(kinds):
         raise fields.wrong("num_kv_shared_layers", "leaves no block of the same kind whose keys and values the last ones share")
     return [block >= depth - shared for block in range(depth)]
@@ -172,6 +172,12 @@ GEMMA3N = Family(
         "Gemma3nTextModel": {"head": "none", "pooler": False},
     },
     only={"altup_correct_scale": (True,)},
-    parts=(two_ropes(1000000.0, 10000.0, "rope_local_base_freq"), scaled_embedding(), windows(_sliding), _blocks(), _streams()),
+    parts=(
+        two_ropes(1000000.0, 10000.0, "rope_local_base_freq"),
+        scaled_embedding(),
+        windows(_has_window),
+        _blocks(),
+        _streams(),
+    ),
     weights=_WEIGHTS,
 )

@@ -33,7 +33,7 @@ def _marks(fields: Fields, name: str, depth: int, default: list[bool]) -> list[b
     return [bool(one) for one in listed]
 
 
-def _mixed(fields: Fields, depth: int) -> list[bool]:
+def _mixture_blocks(fields: Fields, depth: int) -> list[bool]:
     """True for each block with a mixture of experts."""
     listed = fields.raw("moe_layers")
     if listed is None:
@@ -53,7 +53,7 @@ def _blocks() -> Part:
         turned = _marks(fields, "no_rope_layers", depth, [(block + 1) % interval != 0 for block in range(depth)])
         words = fields.words("layer_types", (FULL, _CHUNKED), depth)
         chunked = turned if words is None else [word == _CHUNKED for word in words]
-        mixed = _mixed(fields, depth)
+        mixed = _mixture_blocks(fields, depth)
         chunk = fields.whole_or_none("attention_chunk_size")
         if chunk is None and any(chunked):
             raise fields.wrong("attention_chunk_size", "is missing, and blocks attend in chunks")

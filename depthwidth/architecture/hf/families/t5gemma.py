@@ -44,14 +44,14 @@ def _both_stacks() -> Part:
         for choice in _ALIKE:
             if encoder[choice] != decoder[choice]:
                 raise fields.beyond("encoder", f"differs from the decoder in {_NAMES[choice]}, which no tree describes")
-        encoder["window"] = _moved(encoder["window"], 1)  # both ends of the window are inside
+        encoder["window"] = _lengthen_window(encoder["window"], 1)  # both ends of the window are inside
         own = {name: value for name, value in encoder.items() if name in ENCODER_CHOICES}
         return {**decoder, "encoder_depth": encoder["depth"], "encoder": own}
 
     def write(design: Design) -> dict[str, Any]:
         decoder = replace(design, encoder=None)
         encoder = replace(decoder, **{**(design.encoder or {}), "depth": design.encoder_depth or design.depth})
-        encoder = replace(encoder, window=_moved(encoder.window, -1))
+        encoder = replace(encoder, window=_lengthen_window(encoder.window, -1))
         return {"decoder": _table(decoder), "encoder": _table(encoder)}
 
     return Part(read, write)
@@ -66,10 +66,10 @@ def _table(design: Design) -> dict[str, Any]:
     return config
 
 
-def _moved(window: Any, by: int) -> Any:
+def _lengthen_window(window: Any, by: int) -> Any:
     """A window, or each of several, longer by some positions; None stays None."""
     if isinstance(window, tuple):
-        return tuple(_moved(one, by) for one in window)
+        return tuple(_lengthen_window(one, by) for one in window)
     return None if window is None else window + by
 
 
