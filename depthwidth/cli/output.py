@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ..display import align_table
-from ..errors import printable
+from ..errors import InputError, printable
 from .live import make_room
 
 Row = Mapping[str, Any]
@@ -43,7 +43,11 @@ def emit(form: str | None, data: Any, rows: Sequence[Row], human: Callable[[], N
     if form == "json":
         import json  # most pages need none
 
-        click.echo(json.dumps(data, indent=2, allow_nan=False))
+        try:
+            text = json.dumps(data, indent=2, allow_nan=False)
+        except ValueError:
+            raise InputError("a number of the result is infinite or undefined, and JSON has none such") from None
+        click.echo(text)
     elif form == "csv":
         click.echo(as_csv(rows), nl=False)
     elif form == "markdown":

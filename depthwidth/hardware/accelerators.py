@@ -19,7 +19,7 @@ class Accelerator:
     Raises
     ------
     InputError
-        if a number is not positive.
+        if a number is not positive, or below 1.
     """
 
     name: str
@@ -40,8 +40,12 @@ class Accelerator:
     def __post_init__(self) -> None:
         for name in ("memory", "bandwidth", "bf16", "fp8", "tf32", "link"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            if value is None:
+                continue
+            if not (isinstance(value, (int, float)) and 0 < value < math.inf):
                 raise InputError(f"accelerator: {name}={shown(value)} is not a positive number")
+            if value < 1:
+                raise InputError(f"accelerator: {name}={shown(value)} is below 1, the least that leads to finite times")
 
     def peak(self, dtype: str) -> float:
         """Operations per second for weights in a number format; formats for weights only are computed in 16 bits."""

@@ -250,7 +250,7 @@ def compute_optimum(
     Raises
     ------
     InputError
-        if a number is out of range, or serving alone takes more than the budget for any shape.
+        if a number is out of range, or the budget leaves less than one token for training in any shape.
 
     Examples
     --------
@@ -271,6 +271,8 @@ def compute_optimum(
     tokens = (flops - serving) / each[0]
     if tokens <= 0:
         raise InputError(f"compute: serving {served:g} tokens takes more than {flops:g} operations for any shape")
+    if tokens < 1:
+        raise InputError(f"compute: {flops:g} operations are fewer than one token takes in any shape")
     counts = made.counts(depth, width, tokens)
     known = {"depth": depth, "width": width, "parameters": float(counts.parameters), "tokens": tokens}
     bands = error = None

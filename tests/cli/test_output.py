@@ -8,7 +8,7 @@ import pytest
 
 import depthwidth
 import verify
-from depthwidth.cli.output import as_csv, as_markdown, print_facts, print_table, say
+from depthwidth.cli.output import as_csv, as_markdown, emit, print_facts, print_table, say
 from depthwidth.errors import InputError, printable
 
 EVIL = "red \x1b[31m\nFAILED\r\0\x07\x9b \ud800 \u202e"
@@ -119,3 +119,11 @@ def test_a_name_that_is_too_long_is_one_sentence(invoke, tmp_path, monkeypatch, 
     result = invoke(*words, "x" * 5000)
     assert (result.status, result.output, result.error.count("\n")) == (2, "", 1)
     assert "File name too long" in result.error
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_json_has_none_of_are_refused(value, capsys):
+    with pytest.raises(InputError, match="infinite or undefined"):
+        emit("json", {"seconds": value}, [], lambda: None)
+    emit("json", {"seconds": 1.5}, [], lambda: None)
+    assert capsys.readouterr().out == '{\n  "seconds": 1.5\n}\n'

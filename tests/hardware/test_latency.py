@@ -114,6 +114,7 @@ REFUSED = [
     (lambda: accelerator("H1000"), r"no accelerator 'H1000' \(did you mean 'h100'\?\)"),
     (lambda: accelerator("H100", bandwidth=-1.0), "bandwidth=-1.0 is not a positive number"),
     (lambda: Accelerator("mine", 1.0, 1.0, float("nan"), None, 1.0, 1.0), "bf16=nan is not a positive number"),
+    (lambda: accelerator("H100", bf16=5e-324), "bf16=5e-324 is below 1"),
     (lambda: decode_work(small(kind="encoder")), "give a decoder"),
     (lambda: Overheads(branch=-1e-6), "not a number of seconds"),
 ]

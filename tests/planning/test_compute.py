@@ -161,6 +161,7 @@ REFUSED = [
     (lambda: compute_optimum(1e21, "kaplan"), "law='kaplan'"),
     (lambda: compute_optimum(-1.0), "flops=-1.0 is not a positive number"),
     (lambda: compute_optimum(1e21, served=1e30), "takes more than"),
+    (lambda: compute_optimum(1e-308), "1e-308 operations are fewer than one token takes"),
     (lambda: compute_optimum(1e21, template=Template.of("mixtral")), "laws of its own"),
     (lambda: compute_optimum(1e21, template=Template.of("vit")), "reads images"),
     (lambda: parameter_optimum(10.0, 1e9), "too few for one block"),
