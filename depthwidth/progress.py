@@ -60,9 +60,9 @@ def during(
     Examples
     --------
     >>> with during("window 2 of 8", lambda: 1 / 8, span=1 / 8), during(lambda: "block 6 of 12", lambda: 0.5):
-    ...     standing().words, standing().share
+    ...     current_progress().words, current_progress().share
     ('window 2 of 8, block 6 of 12', 0.1875)
-    >>> standing().words, standing().share
+    >>> current_progress().words, current_progress().share
     ('', None)
     """
     part = _Part(words, done, span, facts)
@@ -78,7 +78,7 @@ def announced(words: str, items: Sequence[T]) -> Iterator[T]:
 
     Examples
     --------
-    >>> [f"{standing().words}: {standing().share}" for _ in announced("shape", "ab")]
+    >>> [f"{current_progress().words}: {current_progress().share}" for _ in announced("shape", "ab")]
     ['shape 1 of 2: 0.0', 'shape 2 of 2: 0.5']
     """
     count = len(items)

@@ -83,7 +83,7 @@ def test_shares_of_nested_parts_add_up():
         with during("too much", lambda: 7.0):
             assert current_progress().share == 0.75
     with during("no span", lambda: 0.5), during("inner", lambda: 1.0, facts=lambda: {"loss": 2.0}):
-        assert current_progress() == live.standing()
+        assert current_progress() == live.current_progress()
         assert (current_progress().share, current_progress().facts) == (0.5, {"loss": 2.0})
     with during("fails"), pytest.raises(ZeroDivisionError), during("inner"):
         1 / 0  # noqa: B018

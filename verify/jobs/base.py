@@ -121,7 +121,7 @@ class Run:
 
 
 FACTS = ("step", "steps", "loss", "rate")
-"""Facts of a training that are kept of :attr:`depthwidth.progress.Standing.facts`."""
+"""Facts of a training that are kept of :attr:`depthwidth.progress.Progress.facts`."""
 
 
 @dataclass(frozen=True)
