@@ -35,7 +35,7 @@ def active_stream(block: int, streams: int, select: str = "alternating") -> int:
 def predict_streams(matrix: Matrix, x: Sequence[Any]) -> list[Any]:
     """``P x``: every stream's prediction.
 
-    >>> predicted([[0.9, 0.1], [0.2, 0.8]], [2.0, 5.0])
+    >>> predict_streams([[0.9, 0.1], [0.2, 0.8]], [2.0, 5.0])
     [2.3, 4.4]
     """
     return [sum(p * one for p, one in zip(row, x, strict=True)) for row in matrix]
