@@ -52,7 +52,7 @@ def test_a_fit_is_saved_as_coefficients(invoke, table, tmp_path, monkeypatch):
     assert result.status == 0
     from depthwidth import coefficients
 
-    monkeypatch.setattr(coefficients, "data_directory", lambda: tmp_path)
+    monkeypatch.setattr(coefficients, "_data", lambda: str(tmp_path))
     assert coefficients.coefficient("our_law", "p").value == pytest.approx(0.5, abs=0.05)
     assert coefficients.coefficient("our_law", "d_model_max").value == pytest.approx(4096)
     assert coefficients.covariance("our_law")["A", "p"] != 0
