@@ -195,7 +195,7 @@ class Constant(float):
 
     A formula body is written once and runs on numbers and symbols. With ``math.pi`` in it, ``Formula.expr`` and ``latex()``
     would show 6.28318530717959; with the dispatched library's own, every body would have to look that library up first. So
-    ``pi`` is a float (all numeric libraries take it as it is, at no cost) whose arithmetic with SymPy objects, integers,
+    ``pi`` is a float, which all numeric libraries take as it is, at no cost. Its arithmetic with SymPy objects, integers,
     fractions and other constants is carried along in SymPy, and with mpmath numbers in their working precision. `form` is a
     function, so that SymPy is loaded by symbols and by mpmath numbers only.
     ``Constant.of(3)`` is the integer 3 of a body that divides by it: ``1 / Constant.of(3)`` is 1/3 exactly.

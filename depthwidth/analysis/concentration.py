@@ -2,7 +2,8 @@
 
 :func:`concentration` takes the variance of the scores, the correlation between tokens, the length and the mask of each softmax;
 :func:`attention_profile` takes them from the propagated moments of a transformer. :func:`phase_diagram` covers a grid of logit
-scales and lengths, :func:`trainability` the two failures of deep stacks at initialisation, over query-key and residual gain.
+scales and lengths. :func:`trainability` covers the two failures of deep stacks at initialisation, over query-key and residual
+gain.
 """
 
 from __future__ import annotations

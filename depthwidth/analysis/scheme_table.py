@@ -41,8 +41,8 @@ def scheme_rows(
     Returns
     -------
     Rows with `scheme`, `norms` (``pre``, ``post``, or ``none`` for the schemes made for that), `depth`; at infinite width the
-    ratio of the second moment after the last block to that after the first (`growth`), the correlation of two tokens after
-    the last (`correlation`), the ratio of the gradient's second moment at the first block's output to that at the last's
+    ratio of the second moment after the last block to that after the first (`growth`); the correlation of two tokens after
+    the last (`correlation`); the ratio of the gradient's second moment at the first block's output to that at the last's
     (`gradient`); for post-norm `gradient_low` and `gradient_high`, between which two draws of the weights in three lie at this
     width once tokens have aligned; `verdict` (of :func:`~depthwidth.analysis.diagnosis.diagnose`) and `because`, the findings
     that decide it.

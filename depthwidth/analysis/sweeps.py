@@ -154,8 +154,8 @@ class _Step(NamedTuple):
     """A branch: a table over the angle whose cosine is its input's correlation, at second moment 1, and the norms around it."""
 
     table: Table
-    """The two output moments, the four entries of the gradient's matrix from the output to the norm's input, the parts of
-    `draw` that follow the correlation, and, with a norm of the output, what :class:`_OutputNorm` reads"""
+    """The two output moments; the four entries of the gradient's matrix from the output to the norm's input; the parts of
+    `draw` that follow the correlation; with a norm of the output, the values that :class:`_OutputNorm` reads"""
     eps_in: float | None
     """Epsilon of the norm that the branch reads, if it has one of its own"""
     stream_gain: float | None

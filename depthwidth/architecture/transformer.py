@@ -119,8 +119,8 @@ class Transformer(LengthCounts):
     def from_config(cls, config: Mapping[str, Any] | str | Path | Any) -> Transformer:
         """The transformer that a Hugging Face configuration describes.
 
-        It is given as a mapping, as a ``config.json`` file, the folder that holds it or the name of a repository of the Hugging
-        Face hub, or as a configuration object of the transformers library, whose ``to_dict()`` is read.
+        It is given as a mapping, as a ``config.json`` file, as the folder that holds it, or as the name of a repository of the
+        Hugging Face hub. Of a configuration object of the transformers library ``to_dict()`` is read.
 
         Raises
         ------

@@ -73,7 +73,7 @@ def describe(
     """Count the model in a Hugging Face CONFIG, judge its shape, and diagnose its initialisation.
 
     CONFIG is a config.json, the folder that holds it, or the name of a repository of the hub, owner/name or
-    owner/name@revision, whose config.json is read from the local cache or else from the hub. It may also be a GGUF file, or
+    owner/name@revision; its config.json is read from the local cache or else from the hub. CONFIG may also be a GGUF file, or
     a safetensors file in the folder of its config.json; only their headers are read. Weights are read only with --trained.
     Four tables are printed:
 

@@ -182,8 +182,8 @@ def head_size_law(cells: tuple[str, ...] = ("width", "depth")) -> Law:
 def conditional_law(ratio: bool = True, tokens: bool = True) -> Law:
     """The conditional law of width and feed-forward share, in the numbers that losses determine.
 
-    Each factor of the paper, a_0 + a_1 ln x + a_2/x, is its least value, which goes into the loss of the best shape, times
-    1 + kx (ln(x/xs) + xs/x - 1) with xs = a_2/a_1 and kx = a_1 over that least value; likewise for the ratio r.
+    Each factor of the paper, a_0 + a_1 ln x + a_2/x, is its least value times 1 + kx (ln(x/xs) + xs/x - 1), with xs = a_2/a_1
+    and kx = a_1 over that least value; likewise for the ratio r. The least value goes into the loss of the best shape.
 
     Parameters
     ----------

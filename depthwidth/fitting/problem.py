@@ -3,8 +3,8 @@
 A law is affine in some of its coefficients. For any values of the others these follow from a linear least-squares problem
 (non-negative, for coefficients that are), so that a search runs over the few others alone (variable projection: Golub and
 Pereyra 1973, SIAM J. Numer. Anal. 10, 413). The best of its minima are refined in all coefficients under the objective itself:
-squares by ``scipy.optimize.least_squares``, a Huber loss by SciPy's BFGS down a ladder of falling thresholds, because its own
-surface is as ragged as that of absolute values where the threshold is far below the residuals.
+squares by ``scipy.optimize.least_squares``, a Huber loss by SciPy's BFGS with thresholds that fall step by step. If the
+threshold is far below the residuals, the surface of a Huber loss is as ragged as that of absolute values.
 """
 
 from __future__ import annotations

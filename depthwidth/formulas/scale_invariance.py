@@ -61,8 +61,8 @@ def equilibrium_norm(
 
     Notes
     -----
-    With v' = alpha v + g + lambda x and x' = x - eta v', the stationary second moments are E <x, v> = -eta E v^2/2 and
-    lambda E x^2 = eta E v^2/(2 (1 + alpha)), from which E g^2 = sigma^2/|x|^2 gives the norm.
+    Let v' = alpha v + g + lambda x and x' = x - eta v'. The stationary second moments are E <x, v> = -eta E v^2/2 and
+    lambda E x^2 = eta E v^2/(2 (1 + alpha)). With E g^2 = sigma^2/|x|^2 they give the norm.
 
     Examples
     --------
@@ -202,7 +202,7 @@ def adamw_angle_per_step(learning_rate: LearningRate, weight_decay: WeightDecay,
 
     Notes
     -----
-    With u' = beta u + (1 - beta) g and x' = a x - eta u', E u^2 = n (1 - beta)/(1 + beta) for n weights of unit gradients and
+    Let u' = beta u + (1 - beta) g and x' = a x - eta u'. For n weights of unit gradients E u^2 = n (1 - beta)/(1 + beta) and
     E <x, u> = -eta E u^2/(1 - a beta) are stationary. Then |x|^2 follows (:func:`adamw_equilibrium_norm`), and E <x, x'>.
 
     Examples

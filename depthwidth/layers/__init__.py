@@ -1,7 +1,8 @@
 """The components of a transformer, one a file: the weights, operations, memory and moments of each.
 
-To write one of your own, subclass :class:`Branch` (added to the residual stream), :class:`BlockLike` (repeated by a stack),
-:class:`Norm`, :class:`Position`, :class:`Stem`, :class:`Head` or plain :class:`Layer`, and decorate it with :func:`component`.
+To write one of your own, decorate a subclass with :func:`component`: of :class:`Branch` (added to the residual stream),
+:class:`BlockLike` (repeated by a stack), :class:`Norm`, :class:`Position`, :class:`Stem`, :class:`Head` or plain
+:class:`Layer`.
 """
 
 from __future__ import annotations

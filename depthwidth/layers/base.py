@@ -222,8 +222,9 @@ class Layer:
         Parameters
         ----------
         x : powers of the input.
-        at : the component's place, with the powers of its weights (``at.weight("weight")``), the places of its parts
-            (``at.at("query")``), ``at.through(part, x)`` for the powers of a part's output, and ``at.apply("sum", x, y)``.
+        at : the component's place. It gives the powers of its weights (``at.weight("weight")``), the places of its parts
+            (``at.at("query")``), the powers of a part's output (``at.through(part, x)``), and those of an operation
+            (``at.apply("sum", x, y)``).
         """
         return at.unknown(self, x)
 

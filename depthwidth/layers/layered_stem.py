@@ -35,8 +35,8 @@ class LayerInputs:
 class LayeredStem(TokenStem):
     """A stem of tokens that makes a second vector for each token and block (Gemma 3n's per-layer embeddings).
 
-    It is ``(norm(projection(x) / sqrt(width)) + sqrt(features) * row) / sqrt(2)``, with the stem's output x, a row of a second
-    table that has the vectors of all blocks, and a norm that all blocks share.
+    It is ``(norm(projection(x) / sqrt(width)) + sqrt(features) * row) / sqrt(2)`` with the stem's output x. The row is of a
+    second table, which has the vectors of all blocks; all blocks share the norm.
     """
 
     inputs: LayerInputs = field(kw_only=True)

@@ -73,8 +73,8 @@ def _table(name: str, hidden: int, width: int, gated: bool, normed: bool, varian
 def _averages(name: str, hidden: int, width: int, gated: bool, normed: bool, variance: float) -> list[float]:
     """The gain of one token, (W12), and averages over one hidden feature h with the derivative b by a token of size 1.
 
-    These are the growth E h k / E h^2 with k the derivative along the token, E b^2 / E h^2, E h^2 b^2 / (E h^2 E b^2), the same
-    of two independent tokens' derivatives, (E h b)^2 of two such tokens over E h^2, and E k^2 / E b^2.
+    These are the growth E h k / E h^2, with k the derivative along the token; E b^2 / E h^2; E h^2 b^2 / (E h^2 E b^2); the
+    same of two independent tokens' derivatives; (E h b)^2 of two such tokens over E h^2; and E k^2 / E b^2.
     """
     import numpy as np
 

@@ -46,8 +46,8 @@ class ReluAttention(Attention):
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         """Refused: the gradient has no second moment.
 
-        With two positive scores in a row, which Gaussian ones are with probability n(n-1) 2^-(n+1), the mean square of the
-        derivative by one of them is 2/(3 pi r^2) at radius r, and its average over r dr diverges as a logarithm.
+        Gaussian scores of a row have just two positive ones with probability n(n-1) 2^-(n+1). The mean square of the
+        derivative by one of these is then 2/(3 pi r^2) at radius r, and its average over r dr diverges as a logarithm.
 
         Raises
         ------

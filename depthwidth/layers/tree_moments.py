@@ -26,8 +26,9 @@ _ANGLES = 33
 class Columns(NamedTuple):
     """Moments for tokens of second moment 1 and values of gain 1, at one correlation of the tokens.
 
-    Gradients are those at the input, through values, queries and keys, and beside them through the decisions of queries and
-    keys, which are per unit of the mean squared derivative of a decision by its node's score times that score's variance.
+    Gradients are those at the input, through values, queries and keys, and apart from them through the decisions of queries and
+    keys. The latter are in units of a product: the mean squared derivative of a decision by its node's score, times the
+    variance of that score.
     """
 
     second_moment: float

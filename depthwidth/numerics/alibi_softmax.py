@@ -7,8 +7,8 @@ needed:
 .. math:: E \sum_d p_d^2 = \int \Big[\sum_d \frac{\psi_2}{\psi_0}(u - m d)\Big] \prod_d \psi_0(u - m d)\, du
 
 The Euler-Maclaurin formula gives these sums for all n from an antiderivative, without assumptions about n or s2. The common
-approximation, a plain softmax over 1 / sum a^2 entries where a is the softmax of the penalties alone, has errors of up to 27 %
-in E sum p^2 and 51 % in the Jacobian (slope 0.84), and of less than 3 % for m < 1/64 and s2 <= 1.
+approximation is a plain softmax over 1 / sum a^2 entries, a the softmax of the penalties alone. It has errors of up to 27 % in
+E sum p^2 and 51 % in the Jacobian (slope 0.84), and of less than 3 % for m < 1/64 and s2 <= 1.
 
 Derivation: docs/derivations/alibi.md, (L1) to (L5) and (L9).
 """

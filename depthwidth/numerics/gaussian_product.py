@@ -1,8 +1,8 @@
 r"""Singular values of a product of two Gaussian matrices: a head's score matrix at the start.
 
 A and B are (d, d_h) with independent entries of variance 1/d. As both grow at a fixed ratio c = d_h/d, the nonzero squared
-singular values x of A B' are those of a product of two free Marchenko-Pastur matrices, of S-transform 1/(1 + c z) each, so that
-w(x) = sum of the moments over x^k solves ``x w = (1 + w) (1 + c w)^2``. The mean of x is 1.
+singular values x of A B' become those of a product of two free Marchenko-Pastur matrices, of S-transform 1/(1 + c z) each. So
+w(x), the sum of the moments over x^k, solves ``x w = (1 + w) (1 + c w)^2``. The mean of x is 1.
 """
 
 from __future__ import annotations

@@ -629,8 +629,8 @@ class OverlapTable:
 
     Notes
     -----
-    The relative error is below 1e-5 for infinite d_h. With `head_dim` it is below 1e-4 for d_h = 64 and ss up to 4, and up to
-    3e-3 in P2, T2 and R2 for d_h of 32 or less and larger ss, where the average over q.q'/d_h has the same error.
+    The relative error is below 1e-5 for infinite d_h. With `head_dim` it is below 1e-4 for d_h = 64 and ss up to 4. It is up
+    to 3e-3 in P2, T2 and R2 for d_h of 32 or less and larger ss; the average over q.q'/d_h has the same error there.
 
     Examples
     --------

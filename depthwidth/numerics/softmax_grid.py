@@ -1,9 +1,10 @@
 r"""Integrals common to all exact averages of a softmax over Gaussian logits: averages of K_j, and the grid for their sums.
 
-With t = e^u and K_j(y) = e^{jy} exp(-e^y), averages over a softmax of independent logits are integrals over u of products of
-:math:`\psi_j(u) = E\, K_j(u + x)`, where x is a Gaussian logit. :mod:`depthwidth.numerics.softmax` treats logits of equal
-distribution, :mod:`depthwidth.numerics.retrieval` one logit with a different mean, and
-:mod:`depthwidth.numerics.alibi_softmax` logits with ALiBi biases.
+Let t = e^u and K_j(y) = e^{jy} exp(-e^y). Averages over a softmax of independent logits are integrals over u of products of
+:math:`\psi_j(u) = E\, K_j(u + x)`, x a Gaussian logit.
+
+Logits of equal distribution are in :mod:`depthwidth.numerics.softmax`, one logit with a different mean in
+:mod:`depthwidth.numerics.retrieval`, and logits with ALiBi biases in :mod:`depthwidth.numerics.alibi_softmax`.
 """
 
 from __future__ import annotations

@@ -196,8 +196,9 @@ def recipe_of(spec: Mapping[str, Any]) -> Recipe:
 def measure_training(spec: Mapping[str, Any], context: Context, model: Model | None = None) -> Iterator[Measurement]:
     """Train the model of a run and measure its losses and divergence.
 
-    Measures ``loss`` (final validation loss in nats per token, infinite if it diverged) with its standard error over batches of
-    windows, ``validation_loss`` at the steps of evaluation, ``training_loss`` at the last step, and ``diverged`` (0 or 1).
+    Measures ``loss``, ``validation_loss`` at the steps of evaluation, ``training_loss`` at the last step, and ``diverged`` (0
+    or 1). ``loss`` is the final validation loss in nats per token, infinite if it diverged, with its standard error over
+    batches of windows.
     """
     from ..training.train import train
 

@@ -301,9 +301,9 @@ class _Watched:
 class _WatchedRotary(_Watched):
     """Attention whose scores are a sum over pairs of dimensions that rotate, each with a product of its own.
 
-    With the two dimensions of a pair as the parts of a complex number, its scores are ``Re(e^{i(m-n)t} x_m' C x_n)``, where C
-    is the product of the pair's complex query and key vectors, of rank one. Decay of both is a penalty on the nuclear norm of
-    C, as for any product, so that a pair is used at a minimum only if the largest singular value of the gradient by C is the
+    Take the two dimensions of a pair as the parts of a complex number, and let C be the product of the pair's complex query and
+    key vectors, of rank one. The pair's scores are ``Re(e^{i(m-n)t} x_m' C x_n)``. Decay of both is a penalty on the nuclear
+    norm of C, as for any product. So a pair is used at a minimum only if the largest singular value of the gradient by C is the
     decay. Dimensions that do not rotate have one real product.
     """
 

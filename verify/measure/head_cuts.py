@@ -140,8 +140,8 @@ class ValueCut(NamedTuple):
 def _value_bases(form: ValueForms, kv_heads: int) -> list[Tensor]:
     """For each key-value head, rows (at most d_v, d_v) that project its value on directions, most important first.
 
-    With C the mean covariance of the outputs of its query heads and G the sum of their W_h' W_h, the squared singular values of
-    the whitened map [W_h C^(1/2)] are the eigenvalues of C^(1/2) G C^(1/2).
+    Let C be the mean covariance of the outputs of its query heads and G the sum of their W_h' W_h. The squared singular values
+    of the whitened map [W_h C^(1/2)] are the eigenvalues of C^(1/2) G C^(1/2).
     """
     heads = len(form.mixed)
     each = torch.arange(heads).view(kv_heads, -1)

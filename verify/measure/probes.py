@@ -185,8 +185,8 @@ def probe(
 
     Compiled models run uncompiled at measured steps. With activation checkpointing, the outputs of a block are counted twice.
 
-    The time of a measured step, relative to a plain training step, at all sites of 4 blocks of width 256 on 8 x 128 tokens, on
-    one thread of a shared CPU (``tests/benchmarks/probes.py``): 1.2 for moments, 1.3 for moments with gradients, 1.1 for
+    The time of a measured step, relative to a plain training step (``tests/benchmarks/probes.py``), at all sites of 4 blocks of
+    width 256 on 8 x 128 tokens and one thread of a shared CPU: 1.2 for moments, 1.3 for moments with gradients, 1.1 for
     attention, 1.4 for all of these; 2.8 for ranks of outputs, 1.4 for ranks of weights, 1.0 for updates. It is 1.0 for a step
     that is not measured.
     """

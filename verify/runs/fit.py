@@ -71,9 +71,9 @@ def fit_law(
     -----
     If each run has one point, ``curvature`` assumes equal and independent errors: the covariance is s^2 (J'J)^-1. If a run has
     several points, it is the cluster-robust (sandwich) covariance over runs, which makes no assumption about correlation within
-    a run (Liang and Zeger 1986, Biometrika 73, 13), with residuals corrected for leverage (Bell and McCaffrey 2002); Cameron
-    and Miller 2015, J. Human Resources 50, 317, review both. Intervals use Student's distribution, whose degrees of freedom are
-    the number of runs minus the number of coefficients. ``profile`` needs independent points.
+    a run (Liang and Zeger 1986, Biometrika 73, 13). Residuals are then corrected for leverage (Bell and McCaffrey 2002);
+    Cameron and Miller 2015, J. Human Resources 50, 317, review both. Intervals use Student's distribution with as many degrees
+    of freedom as there are runs more than coefficients. ``profile`` needs independent points.
 
     Raises
     ------

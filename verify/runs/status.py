@@ -26,8 +26,8 @@ def label(run: Mapping[str, Any]) -> str:
 def status_table(store: Store) -> list[dict[str, Any]]:
     """For each plan the number of runs that are done, running, failed and left, and the time left.
 
-    The time is estimated from the seconds of finished runs per unit of declared cost and from the share of the runs at work
-    that is done, and is shared among the programs at work now (one after the other if there are none); None while nothing has
+    The time is estimated from the seconds of finished runs per unit of declared cost, and from the share of the runs at work
+    that is done. It is shared among the programs at work now (one after the other if there are none); None while nothing has
     been measured.
     """
     rows, busy, failures, plans = store.rows(), running(store), store.failures(), store.plans()

@@ -27,8 +27,8 @@ def schedule_factor(training: Training, step: int) -> float:
     """Learning rate of update number `step` (counted from 0), as a fraction of the peak.
 
     It rises linearly over `warmup` updates and reaches 1 at the last of them. After that ``cosine`` and ``linear`` fall to
-    `final` over the remaining updates, ``constant`` stays at 1, and ``wsd`` (warm-up, stable, decay) stays at 1 until the last
-    fraction `cooldown` of all updates, over which it falls linearly to `final`.
+    `final` over the remaining updates, and ``constant`` stays at 1. ``wsd`` (warm-up, stable, decay) stays at 1 until the last
+    fraction `cooldown` of all updates, then falls linearly to `final`.
     """
     if step < training.warmup:
         return (step + 1) / training.warmup

@@ -32,9 +32,9 @@ def headroom(
 
     Returns
     -------
-    A row for each format and kind of tensor: `format`, `kind`, `overflow_site`, `overflow_bits` (binary logarithm of the
-    largest number over the largest value expected), `underflow_site`, `underflow_bits` (of the smallest standard deviation over
-    the smallest number) and `lost`, the share of values there that is rounded to zero.
+    A row for each format and kind of tensor: `format`, `kind`, `overflow_site`, `overflow_bits`, `underflow_site`,
+    `underflow_bits` and `lost`. Bits are binary logarithms: of the largest number over the largest value expected, and of the
+    smallest standard deviation over the smallest number. `lost` is the share of values that is rounded to zero there.
 
     Raises
     ------

@@ -64,10 +64,10 @@ def read_source(path: str | os.PathLike[str]) -> SourcedFields:
 
     Parameters
     ----------
-    path : a ``config.json``, a ``params.json``, a GGUF file, a safetensors file or index with its ``config.json`` beside it, a
-        folder that holds one of these, or the name of a repository of the Hugging Face hub, with ``@revision`` if it is not to
-        be the newest, and with ``:Q4_K_M`` for one of its models in GGUF. A file or folder of that name comes first, then the
-        hub's local cache, then the hub.
+    path : a ``config.json``, a ``params.json``, a GGUF file, a safetensors file or index with a ``config.json`` in its folder,
+        a folder that holds one of these, or the name of a repository of the Hugging Face hub. ``@revision`` after the name
+        chooses another revision than the newest, ``:Q4_K_M`` one of its models in GGUF. A file or folder of that name comes
+        first, then the hub's local cache, then the hub.
 
     Raises
     ------

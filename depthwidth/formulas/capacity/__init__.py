@@ -4,8 +4,8 @@ The `validity` of each formula ends with its nature. A *bound* holds with its co
 from weights and margins, to be compared between networks. A *proxy* is a bound whose constant is unknown: it orders networks,
 and is never a probability. Spectral bounds of trained networks are far above 1, so their use is that of a measure too.
 
-A network is f(x) = W_d relu(W_(d-1) ... relu(W_1 x)) without biases, W_i of shape (h_i, h_(i-1)), with spectral norms s_i and
-Frobenius norms F_i. :mod:`depthwidth.numerics.network_norms` computes the sums and products that are arguments here.
+A network is f(x) = W_d relu(W_(d-1) ... relu(W_1 x)) without biases. W_i has shape (h_i, h_(i-1)), spectral norm s_i and
+Frobenius norm F_i. :mod:`depthwidth.numerics.network_norms` computes the sums and products that are arguments here.
 """
 
 from .attention import (
