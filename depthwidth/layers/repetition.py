@@ -251,10 +251,11 @@ class _KindsTable:
     def __call__(self, cosine: float, equal: float) -> list[float]:
         """The values at the correlation of two different tokens and of two equal ones."""
         region, table = self.of_region(cosine, equal)
-        if region == "above":
-            return table(math.acos(cosine), min(1.0, (equal - 1) / _EXCESS))
-        wide, narrow = (1 - equal, 1 - cosine) if region == "lower" else (1 - cosine, 1 - equal)
-        return table(math.acos(1 - wide), math.sqrt(narrow / wide) if wide > 0 else 0.0)
+        if region == "between":
+            return table(math.acos(cosine), math.sqrt((1 - equal) / (1 - cosine)) if cosine < 1 else 0.0)
+        if region == "lower":
+            return table(math.acos(equal), math.sqrt((1 - cosine) / (1 - equal)))
+        return table(math.acos(cosine), min(1.0, (equal - 1) / _EXCESS))
 
 
 _EXCESS = 0.1

@@ -25,6 +25,9 @@ def chebyshev_coefficients(count: int) -> Array:
 def chebyshev_basis(x: Array, count: int) -> Array:
     """The first `count` Chebyshev polynomials at `x`, clipped to [-1, 1]; shape (count, *x.shape)."""
     x = np.minimum(np.maximum(x, -1.0), 1.0)
+    if x.size <= _FEW:
+        few = np.array([_polynomials(value, count) for value in x.ravel().tolist()])
+        return np.ascontiguousarray(few.reshape(-1, count).T).reshape(count, *x.shape)
     basis = np.empty((count, *x.shape))
     basis[0] = 1.0
     if count > 1:
@@ -34,6 +37,18 @@ def chebyshev_basis(x: Array, count: int) -> Array:
         np.multiply(twice, basis[k - 1], out=basis[k, ...])
         basis[k] -= basis[k - 2]
     return basis
+
+
+_FEW = 4
+"""Points up to which the recurrence is quicker in plain floats."""
+
+
+def _polynomials(x: float, count: int) -> list[float]:
+    """The first `count` polynomials at a point."""
+    values = [1.0, x][:count]
+    for _ in range(count - 2):
+        values.append(2 * x * values[-1] - values[-2])
+    return values
 
 
 def chebyshev_weights(x: Array, count: int) -> Array:

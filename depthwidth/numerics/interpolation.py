@@ -99,7 +99,9 @@ class PlaneTable:
         x, y = np.linspace(low, high, nodes), (chebyshev_nodes(orders) + 1) / 2
         values = np.asarray(functions(np.repeat(x, orders), np.tile(y, nodes))).reshape(nodes, orders, -1)
         along = chebyshev_coefficients(orders) @ values
-        self._pieces = list(np.ascontiguousarray(spline(x, along.reshape(nodes, -1)).transpose(1, 0, 2)))
+        # For each interval, rows of one order and columns of one function and one power of the distance.
+        pieces = spline(x, along.reshape(nodes, -1)).reshape(4, nodes - 1, orders, -1).transpose(1, 2, 3, 0)
+        self._pieces = list(np.ascontiguousarray(pieces).reshape(nodes - 1, orders, -1))
         self._low, self._step, self._orders = low, (high - low) / (nodes - 1), orders
 
     def __call__(self, x: float, y: float) -> list[float]:
@@ -109,12 +111,15 @@ class PlaneTable:
         i = min(max(int((x - self._low) / self._step), 0), len(self._pieces) - 1)
         t = x - self._low - i * self._step
         s = 2 * y - 1
+        twice, before, last = 2 * s, 1.0, s
         basis = [1.0, s]
         for _ in range(self._orders - 2):
-            basis.append(2 * s * basis[-1] - basis[-2])
-        over_x = np.array((t * t * t, t * t, t, 1.0)) @ self._pieces[i]
-        values: list[float] = (np.array(basis) @ over_x.reshape(self._orders, -1)).tolist()
-        return values
+            before, last = last, twice * last - before
+            basis.append(last)
+        parts = (np.array(basis) @ self._pieces[i]).tolist()
+        return [
+            ((parts[k] * t + parts[k + 1]) * t + parts[k + 2]) * t + parts[k + 3] for k in range(0, len(parts), 4)
+        ]  # fmt: skip
 
 
 def spline(x: Any, values: Any) -> Any:
@@ -222,6 +227,9 @@ class TableFamily:
         import numpy as np
 
         first = float(parameters.flat[0])
+        if parameters.size == 1:  # of one block
+            exact = self._exact_table(first)
+            return None if exact is None else values_of(exact)
         if len(self._exact) == _EXACT_TABLES and self._exact_table(first) is None:
             return None
         total: Any = None

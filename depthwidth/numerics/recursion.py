@@ -97,15 +97,33 @@ def _stretches(advance: Callable[[Array], Array], start: Array, times: int, reac
             yield _Stretch(low, high, lower, upper, True, None, known)
         else:
             window = known[max(0, k - _KNOWN) : k]
-            predicted = lower + (ahead @ window.reshape(len(window), -1)).reshape(start.shape)
+            predicted = lower + _sum(ahead, window)
             known[k] = advance(predicted) - predicted
             window = known[max(0, k + 1 - _KNOWN) : k + 1]
-            upper = lower + (between[-1] @ window.reshape(len(window), -1)).reshape(start.shape)
-            size = np.abs(upper)
-            good = (np.abs(upper - predicted) <= _TOLERANCE * np.maximum(size, _SMALL * size[0])).all(axis=0)
-            yield _Stretch(low, high, lower, upper, good, between, window)
+            upper = lower + _sum(between[-1], window)
+            yield _Stretch(low, high, lower, upper, _agree(upper, predicted), between, window)
             after = upper + known[k]
         lower = upper
+
+
+def _sum(weights: Array, window: Array) -> Array:
+    """The sum of known increments, each with a weight."""
+    if window.ndim == 2:
+        return weights.dot(window)
+    return (weights @ window.reshape(len(window), -1)).reshape(window.shape[1:])
+
+
+def _agree(upper: Array, predicted: Array) -> Any:
+    """True, for each setting, if prediction and correction of a state differ by little; for one setting in plain floats."""
+    if upper.ndim == 1:
+        values = upper.tolist()
+        least = _SMALL * abs(values[0])
+        pairs = zip(values, predicted.tolist(), strict=True)
+        return all(abs(value - other) <= _TOLERANCE * max(abs(value), least) for value, other in pairs)
+    import numpy as np
+
+    size = np.abs(upper)
+    return (np.abs(upper - predicted) <= _TOLERANCE * np.maximum(size, _SMALL * size[0])).all(axis=0)
 
 
 def sampled_states(advance: Callable[[State], State], start: State, times: int, reach: float = _REACH) -> Array | None:

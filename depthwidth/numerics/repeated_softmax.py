@@ -195,15 +195,14 @@ def repetitions(pair: float, n: float, variance: Array, share: Array, head_dim: 
     """
     sizes, weights = (np.ones(1), np.ones(1)) if head_dim is None else _norms(head_dim)
     variances = np.multiply.outer(sizes, variance)
+    if variances.max() <= _FIRST_DOMAIN:
+        return Repetition(*(weights @ _read(_table(pair, n, 0), variances, share)))
     domains = np.maximum(0, np.ceil(np.log2(np.maximum(variances, _FIRST_DOMAIN) / _FIRST_DOMAIN) - 1e-9)).astype(int)
-    kinds = distinct(domains).tolist()
-    if len(kinds) == 1:
-        return Repetition(*(weights @ part for part in _read(_table(pair, n, kinds[0]), variances, share)))
     found = np.empty((3, *variances.shape))
-    for domain in kinds:
+    for domain in distinct(domains).tolist():
         at = domains == domain
         found[:, at] = _read(_table(pair, n, domain), variances[at][None], np.broadcast_to(share, at.shape)[at])[:, 0]
-    return Repetition(*(weights @ part for part in found))
+    return Repetition(*(weights @ found))
 
 
 def _read(table: tuple[float, float, Array], variances: Array, share: Array) -> Array:

@@ -234,10 +234,21 @@ class Responses:
         """As :meth:`row`, for other lengths with interpolated `coefficients` of shape (fields, variances, rows)."""
         return RowResponse(*self.values(variance, coefficients))
 
-    def rows_of_one_length(self, variance: Array) -> RowResponse:
-        """The responses of rows of the first length, at each of several variances; shape (n,)."""
-        basis = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
-        return RowResponse(*(self.row_table[:, :, 0] @ basis))
+    def of_one_length(self, variance: Array, correlation: Array) -> tuple[RowResponse, PairResponse]:
+        """The responses of rows of the first length at each of several variances (n,), and of pairs of them.
+
+        `correlation` and the responses of pairs have shape (r, n).
+        """
+        over_variance = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
+        over_x, over_y = over_variance[: self.pairs.shape[1]], self._correlation_basis(correlation)
+        along = (self.pairs[..., 0, 0] @ over_y.reshape(len(over_y), -1)).reshape(-1, len(over_x), *correlation.shape)
+        both = np.einsum("fkrp,kp->frp", along, over_x)
+        pairs = PairResponse(both[0], both[1], both[2] if len(both) == 3 else correlation)
+        return RowResponse(*(self.row_table[:, :, 0] @ over_variance)), pairs
+
+    def _correlation_basis(self, correlation: Array) -> Array:
+        above = np.maximum(correlation, self._low) - self._low
+        return chebyshev_basis(2 * above / (1 - self._low) - 1, self.pairs.shape[2])
 
     def values(self, variance: Array, coefficients: Array) -> Array:
         """Fields at each row's own variance, from coefficients of shape (fields, variances, rows)."""
@@ -253,10 +264,8 @@ class Responses:
 
     def bases(self, variance: Array, correlation: Array) -> tuple[Array, Array]:
         """Chebyshev polynomials of the variance and of the correlation at given points."""
-        shape = self.pairs.shape[1:3]
-        over_x = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, shape[0])
-        correlation = np.maximum(correlation, self._low)
-        return over_x, chebyshev_basis(2 * (correlation - self._low) / (1 - self._low) - 1, shape[1])
+        over_x = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, self.pairs.shape[1])
+        return over_x, self._correlation_basis(correlation)
 
 
 @functools.lru_cache(maxsize=64)

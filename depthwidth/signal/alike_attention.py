@@ -17,6 +17,7 @@ Derivation: docs/derivations/tokens.md, (T3) to (T9).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -199,24 +200,25 @@ def _scores(keys: Array, variance: Array, steep: Array, head_dims: Array, settin
     apart, own = further[1], further[2]
     steep = np.broadcast_to(steep, own.shape)
     usual = (own > 0) & (apart > _TINY * own) & (steep * apart > _TINY)
-    shared = np.where(usual, np.minimum(1.0, apart / np.where(usual, own, 1.0)), 0.0)
+    every = bool(usual.all())
+    shared = np.minimum(1.0, apart / own) if every else np.where(usual, np.minimum(1.0, apart / np.where(usual, own, 1.0)), 0.0)
     found = _repetitions(variance, shared, head_dims, setting)
-    share = np.where(usual, match * found.other_row, match)
+    share = match * found.other_row if every else np.where(usual, match * found.other_row, match)
     itself, equal = found.itself - 1, found.same_row / found.other_row - 1
     mean = (itself * alone + share * equal) / np.maximum(1 - alone - share, alone)  # which centring takes off again
-    stretched = np.log1p(np.maximum(0.0, np.stack([equal, itself]) + mean)) / np.where(usual, steep, 1.0)
-    further = np.concatenate([0 * own[None], np.where(usual, stretched, further[1:])])
-    weights = np.stack([(1 - alone) * (1 - share), (1 - alone) * share, alone + 0 * own])
+    stretched = np.log1p(np.maximum(0.0, np.array([equal, itself]) + mean)) / (steep if every else np.where(usual, steep, 1.0))
+    further = np.concatenate([0 * own[None], stretched if every else np.where(usual, stretched, further[1:])])
+    weights = np.array([(1 - alone) * (1 - share), (1 - alone) * share, alone + 0 * own])
     return kinds, weights, further
 
 
 def _repetitions(variance: Array, shared: Array, head_dims: Array, setting: Setting) -> Repetition:
     """Weights of repetitions in each block, whose heads differ in little but their kind."""
-    length, kinds = float(setting.length), distinct(head_dims).tolist()
-    if len(kinds) == 1:
-        return repetitions(setting.match, length, variance, shared, int(kinds[0]) or None)
+    length = float(setting.length)
+    if (head_dims == head_dims[0]).all():
+        return repetitions(setting.match, length, variance, shared, int(head_dims[0]) or None)
     found = np.empty((3, variance.size))
-    for head_dim in kinds:
+    for head_dim in distinct(head_dims):
         at = head_dims == head_dim
         found[:, at] = repetitions(setting.match, length, variance[at], shared[at], int(head_dim) or None)
     return Repetition(*found)
@@ -250,9 +252,10 @@ def _tables(octave: int, length: int, head_dim: int | None) -> Responses:
 
 def _responses(variance: Array, correlation: Array, head_dims: Array, length: int) -> _Found:
     """The responses at each block's variance, from tables up to a power of two above it, 1 or more: right to 2e-6 below."""
+    low, high = (max(0, math.ceil(math.log2(max(float(end), _TINY)) - _TINY)) for end in (variance.min(), variance.max()))
+    if low == high and (head_dims == head_dims[0]).all():
+        return _read(_tables(low, length, int(head_dims[0]) or None), variance, correlation)
     octaves = np.maximum(np.ceil(np.log2(np.maximum(variance, _TINY)) - _TINY), 0).astype(int)
-    if (octaves == octaves[0]).all() and (head_dims == head_dims[0]).all():
-        return _read(_tables(int(octaves[0]), length, int(head_dims[0]) or None), variance, correlation)
     rows, pairs, growth = np.empty((len(RowResponse._fields), variance.size)), *np.empty((2, 3, *correlation.shape))
     far = np.zeros(correlation.shape, dtype=bool)
     for octave, head_dim in sorted(set(zip(octaves.tolist(), head_dims.tolist(), strict=True))):
@@ -266,12 +269,9 @@ def _responses(variance: Array, correlation: Array, head_dims: Array, length: in
 
 def _read(tables: Responses, variance: Array, correlation: Array) -> _Found:
     """The responses of blocks that share tables."""
-    over_x, over_y = tables.bases(variance, correlation)
-    along = (tables.pairs[..., 0, 0] @ over_y.reshape(len(over_y), -1)).reshape(-1, len(over_x), *correlation.shape)
-    both = np.einsum("fkrp,kp->frp", along, over_x)
-    pairs = PairResponse(both[0], both[1], both[2] if len(both) == 3 else correlation)
+    rows, pairs = tables.of_one_length(variance, correlation)
     far, low = None, correlation < tables.lowest
     if low.any():
         over_x, over_y = repelling_bases(variance, correlation, tables.largest)
         far = _Far(low, Growth(*np.einsum("fkl,kp,lrp->frp", tables.repelling[..., 0, 0], over_x, over_y)))
-    return _Found(tables.rows_of_one_length(variance), pairs, far)
+    return _Found(rows, pairs, far)
