@@ -20,7 +20,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ..errors import InputError
-from . import page
+from . import page, pieces
+from .ahead import Ahead
 from .controls import Settings
 from .state import answer, prepare, stability
 
@@ -48,32 +49,20 @@ def _whole(request: Request) -> Response:
 
 
 async def _plan(request: Request) -> Response:
-    """Headline, results and evidence as pieces of HTML, and a sentence for each setting that is refused."""
-    settings, under_way = Settings.of(request.query_params), request.app.state.under_way
-    sent = under_way[settings] = asyncio.Event()
+    """The answer of :func:`.pieces.plan_pieces`."""
+    settings, kept = Settings.of(request.query_params), request.app.state
+    sent = kept.under_way[settings] = asyncio.Event()
     try:
-        return JSONResponse(await run_in_threadpool(_plan_pieces, settings), headers=_HEADERS)
+        data = _known(kept.ahead, settings, "plan") or await run_in_threadpool(pieces.plan_pieces, settings)
+        return JSONResponse(data, headers=_HEADERS)
     finally:
-        if under_way.get(settings) is sent:
-            del under_way[settings]
+        if kept.under_way.get(settings) is sent:
+            del kept.under_way[settings]
         asyncio.get_running_loop().call_soon(sent.set)  # after the response, which is written before the loop turns
 
 
-def _plan_pieces(settings: Settings) -> dict[str, Any]:
-    found = answer(settings)
-    return {
-        "headline": page.headline(found),
-        "results": page.results(found),
-        "evidence": page.evidence(found),
-        "errors": page.sentences(found),
-        "hints": page.hints(found),
-        "values": page.values(found),
-        "refused": found.plan is None,
-    }
-
-
 async def _depth(request: Request) -> Response:
-    """The stability as a piece of HTML, and a sentence if the scheme is refused.
+    """The answer of :func:`.pieces.depth_pieces`.
 
     The page asks for it together with the plan. It is computed after the plan of these settings has been sent; one at a time,
     and none for settings that have been left meanwhile, so that they do not hold up the next.
@@ -84,17 +73,23 @@ async def _depth(request: Request) -> Response:
     async with kept.one_at_a_time:
         if await request.is_disconnected():
             return Response(status_code=204)
-        data = await run_in_threadpool(_depth_pieces, settings)
+        data = _known(kept.ahead, settings, "depth") or await run_in_threadpool(pieces.depth_pieces, settings)
+    if kept.ahead is not None:
+        kept.ahead.look(settings)
     return JSONResponse(data, headers=_HEADERS)
 
 
-def _depth_pieces(settings: Settings) -> dict[str, Any]:
-    steady = stability(settings)
-    return {"depth": page.depth(steady), "refused": steady.error}
+def _known(ahead: Ahead | None, settings: Settings, which: str) -> dict[str, Any] | None:
+    """An answer that was computed ahead; None if it was not."""
+    found = None if ahead is None else ahead.known(settings)
+    return None if found is None else found[which]
 
 
-def application() -> Starlette:
-    """The application. It answers only requests that name this machine as host: a foreign name may lead here too."""
+def application(ahead: Ahead | None = None) -> Starlette:
+    """The application. It answers only requests that name this machine as host: a foreign name may lead here too.
+
+    `ahead` computes answers before they are asked for; None for an application without.
+    """
     made = Starlette(
         routes=[
             Route("/", _whole),
@@ -105,6 +100,7 @@ def application() -> Starlette:
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
     made.state.one_at_a_time = asyncio.Lock()
+    made.state.ahead = ahead
     made.state.under_way = {}  # from the settings of a plan to the event that it has been sent
     return made
 
@@ -132,10 +128,15 @@ def listening(port: int) -> socket.socket:
 def serve(opened: socket.socket) -> None:
     """Serve the page on a listening socket until the process is interrupted.
 
-    A thread computes shared integrals meanwhile, for some ten seconds.
+    A thread computes shared integrals meanwhile, for some fifteen seconds, and a process of the lowest priority likely answers.
     """
     gc.freeze()
     gc.set_threshold(_GARBAGE_STEP, 50, 50)
     threading.Thread(target=prepare, daemon=True).start()
-    config = uvicorn.Config(application(), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[opened])
+    ahead = Ahead()
+    try:
+        made = application(ahead)
+        config = uvicorn.Config(made, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run(sockets=[opened])
+    finally:
+        ahead.close()

@@ -28,10 +28,11 @@ from .controls import Settings, controls
 FILE = "model.json"
 """The configuration that the commands write and read."""
 _PREPARED = (
-    *((budget, "") for budget in ("7B", "1.2B", "3.5B", "14B", "35B", "75B", "210B")),
-    *(("6B", scheme) for scheme in ("xavier", "mup")),
+    *(Settings(budget) for budget in ("7B", "1.2B", "3.5B", "14B", "35B", "75B", "210B")),
+    *(Settings("6B", scheme=scheme) for scheme in ("xavier", "mup")),
+    *(Settings("6B", context=context) for context in ("2048", "1024", "512", "256", "128")),
 )
-"""Budgets and schemes; the budgets go from one power of two of the score variance to the next."""
+"""Budgets from one power of two of the score variance to the next; schemes and contexts beside them."""
 
 
 class Evidence(NamedTuple):
@@ -137,8 +138,8 @@ def prepare() -> None:
 
     They depend on the context, the head dimension, and the power of two above the score variance, which grows with the width.
     """
-    for budget, scheme in _PREPARED:
-        stability(Settings(budget, scheme=scheme))
+    for settings in _PREPARED:
+        stability(settings)
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,7 +4,8 @@
 
 Each control moves through a few values. The page itself measures from the event to the changed page, for the shape and for the
 stability; the processor time of the server stays valid on a busy machine. Values are new to the server in the first round, in
-the second they come from its memory. This script measures; nothing passes or fails.
+the second they come from its memory. In the third, sliders go on by one step after a pause, in which the server has computed
+ahead. This script measures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ MOVES = {
     "preset": ("llama2", "gpt3", "mixtral"),
     "scheme": ("xavier", "gpt2", "mup", "completep", "deepscale"),
 }
+STEPS = {"budget": "ArrowRight", "vocab": "ArrowRight", "context": "ArrowLeft"}
+PAUSE, COUNT = 2.5, 4
+"""Seconds between two steps of a slider, and steps of each."""
+ROUNDS = {1: "new settings", 2: "settings seen before", 3: f"steps {PAUSE:g} s apart"}
 
 
 def main() -> None:
@@ -80,6 +85,19 @@ def _measured(page: Any, address: str, server: int) -> Iterator[dict[str, Any]]:
                 shape, stability = map(int, re.findall(r"(\d+) ms", page.inner_text("#time")))
                 spent = 1e3 * (_processor(server) - before)
                 yield {"round": number, "control": name, "value": value, "shape": shape, "both": stability, "processor": spent}
+    for name, key in STEPS.items():
+        page.goto(address)
+        page.wait_for_selector("body[data-state=ready]")
+        slider = page.locator(f"[data-for={name}]")
+        slider.focus()
+        for _ in range(COUNT):
+            page.wait_for_timeout(1e3 * PAUSE)
+            before = _processor(server)
+            page.keyboard.press(key)
+            page.wait_for_selector("body[data-state=ready]")
+            shape, stability = map(int, re.findall(r"(\d+) ms", page.inner_text("#time")))
+            value, spent = page.locator(f"#{name}").input_value(), 1e3 * (_processor(server) - before)
+            yield {"round": 3, "control": name, "value": value, "shape": shape, "both": stability, "processor": spent}
 
 
 def _settled(process: int) -> None:
@@ -98,7 +116,7 @@ def _processor(process: int) -> float:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = ["milliseconds: median, 90th percentile, worst"]
-    for number, words in ((1, "new settings"), (2, "settings seen before")):
+    for number, words in ROUNDS.items():
         for what in ("shape", "both", "processor"):
             values = sorted(row[what] for row in rows if row["round"] == number)
             high = values[int(0.9 * (len(values) - 1))]

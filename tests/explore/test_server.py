@@ -22,7 +22,7 @@ pytest.importorskip("uvicorn")
 import uvicorn
 
 from depthwidth.errors import InputError
-from depthwidth.explore import page, server
+from depthwidth.explore import page, pieces, server
 from depthwidth.explore.charts import Dot, growth_chart, rules_chart
 from depthwidth.explore.controls import Settings, controls
 from depthwidth.explore.server import listening
@@ -183,7 +183,7 @@ def test_the_stability_of_settings_that_are_left_is_not_computed(monkeypatch):
         assert free.wait(PATIENCE)
         return Stability("not known", ())
 
-    monkeypatch.setattr(server, "stability", compute)
+    monkeypatch.setattr(pieces, "stability", compute)
     with _asked() as ask:
         try:
             first = ask("/depth?budget=1M")
@@ -213,8 +213,8 @@ def test_the_stability_waits_for_the_plan_that_is_asked_for_with_it(monkeypatch)
         computed.append(settings.budget)
         return {"depth": ""}
 
-    monkeypatch.setattr(server, "_plan_pieces", plan)
-    monkeypatch.setattr(server, "_depth_pieces", depth)
+    monkeypatch.setattr(pieces, "plan_pieces", plan)
+    monkeypatch.setattr(pieces, "depth_pieces", depth)
     with _asked() as ask:
         try:
             planned = ask("/plan?budget=1M")
@@ -233,12 +233,36 @@ def test_the_stability_waits_for_the_plan_that_is_asked_for_with_it(monkeypatch)
     assert computed == ["2M", "plan", "1M", "1M"]
 
 
+class _Known:
+    """What is known ahead of one choice of settings, and the settings that were answered."""
+
+    def __init__(self, settings, found):
+        self.settings, self.found, self.answered = settings, found, []
+
+    def known(self, settings):
+        return self.found if settings == self.settings else None
+
+    def look(self, settings):
+        self.answered.append(settings)
+
+
+def test_the_server_sends_the_known_answers_and_computes_others(monkeypatch):
+    monkeypatch.setattr(pieces, "plan_pieces", lambda settings: {"computed": settings.budget})
+    monkeypatch.setattr(pieces, "depth_pieces", lambda settings: {"computed": settings.budget})
+    ahead = _Known(Settings("2M"), {"plan": {"known": "plan"}, "depth": {"known": "depth"}})
+    with _asked(ahead) as ask:
+        for which in ("plan", "depth"):
+            assert _read(ask(f"/{which}?budget=2M")).endswith(b'{"known":"%s"}' % which.encode())
+            assert _read(ask(f"/{which}?budget=3M")).endswith(b'{"computed":"3M"}')
+    assert ahead.answered == [Settings("2M"), Settings("3M")]
+
+
 @contextlib.contextmanager
-def _asked():
+def _asked(ahead=None):
     """A server, and a function that sends it a request and returns the connection."""
     opened = listening(0)
     port = opened.getsockname()[1]
-    running = uvicorn.Server(uvicorn.Config(server.application(), log_level="warning", lifespan="off", ws="none"))
+    running = uvicorn.Server(uvicorn.Config(server.application(ahead), log_level="warning", lifespan="off", ws="none"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
     thread.start()
 
