@@ -148,7 +148,7 @@ def _norms(name: str, variance: Array, head_dim: int | None) -> tuple[Array, Arr
     """Squared norms of a query, over their mean, and their weights; one norm in infinitely many dimensions."""
     if head_dim is None:
         return np.ones(1), np.ones(1)
-    scales, weights = head_norms(whole(name, "head_dim", head_dim))
+    scales, weights = head_norms(whole(name, "head_dim", head_dim), quad.enough_nodes(head_dim))
     if variance.size and variance.max() * scales.max() > LARGEST_VARIANCE:
         raise InputError(f"with head_dim={head_dim} the variance can be at most {LARGEST_VARIANCE / scales.max():.4g}")
     return scales, weights
@@ -306,31 +306,38 @@ def _pairs(s2: float, rho: float, lengths: Array, longers: Array) -> Array:
 class _PairGrid:
     """The part of the pair integrals at one variance and correlation that is the same for all lengths."""
 
-    def __init__(self, s2: float, rho: float, shortest: float, longest: float, orders: tuple[int, ...] = (1, 2)) -> None:
+    def __init__(
+        self,
+        s2: float,
+        rho: float,
+        shortest: float,
+        longest: float,
+        orders: tuple[int, ...] = (1, 2),
+        *,
+        step: float | None = None,
+        below: float | None = None,
+    ) -> None:
         sigma, longest = math.sqrt(s2), math.log(longest)
+        self.step, below = (own if given is None else given for given, own in ((step, _PAIR_STEP), (below, _PAIR_BELOW)))
         shared, own = sigma * math.sqrt(abs(rho)), np.array([sigma * math.sqrt(1 - abs(rho))])
-        low, high = _PAIR_BELOW + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
-        u = _PAIR_STEP * np.arange(-math.ceil(low / _PAIR_STEP), math.ceil(high / _PAIR_STEP))
-        less, k0 = (v[0] for v in quad.average_kernels(u, _PAIR_STEP, np.array([sigma]), (1,), longest)[:2])
-        u = u[(shortest - 1) * quad.log_psi(less, k0) > DEAD]  # a range from the lower end up
-        parts = math.ceil(_PAIR_STEP / (quad.COARSEST * shared)) if shared else 0
+        u = _live_points(sigma, shortest, longest, self.step, below)
+        parts = math.ceil(self.step / (quad.COARSEST * shared)) if shared else 0
         if 1 <= parts <= 4:
-            step = _PAIR_STEP / parts
-            reach = math.ceil(_PAIR_DEVIATIONS * shared / step)
-            weights = np.exp(-((step * np.arange(-reach, reach + 1) / shared) ** 2) / 2)
+            fine = self.step / parts
+            reach = math.ceil(_PAIR_DEVIATIONS * shared / fine)
+            weights = np.exp(-((fine * np.arange(-reach, reach + 1) / shared) ** 2) / 2)
             weights /= weights.sum()
-            wide = u[0] + step * np.arange(-reach, parts * (u.size - 1) + reach + 1)
-            values = [v[0] for v in quad.average_kernels(wide, step, own, orders, longest)]
-            rows = [np.lib.stride_tricks.sliding_window_view(v, weights.size)[::parts] for v in values]
+            wide = u[0] + fine * np.arange(-reach, parts * (u.size - 1) + reach + 1)
+            values = np.concatenate(quad.average_kernels(wide, fine, own, orders, longest))
+            rows = np.lib.stride_tricks.sliding_window_view(values, weights.size, axis=1)[:, ::parts]
         else:
             z, weights = gauss_hermite(_PAIR_NODES) if shared else (np.zeros(1), np.ones(1))
-            columns = quad.average_kernels_around(u, shared * z, _PAIR_STEP, own, orders, longest)
-            rows = [column.T for column in columns]
-        less, k0, k1, k2, *more = (np.ascontiguousarray(v) for v in rows)
+            rows = np.stack(quad.average_kernels_around(u, shared * z, self.step, own, orders, longest)).transpose(0, 2, 1)
+        less, k0, k1, k2, *more = np.ascontiguousarray(rows)
         mirror = slice(None, None, -1) if rho < 0 else slice(None)  # sign of the common part of the logits in the second row
-        less_m, k0_m, k1_m, k2_m = (np.ascontiguousarray(v[:, mirror].T) for v in (less, k0, k1, k2))
-        marginal = less @ weights
-        both = marginal[:, None] + (less_m.T @ weights)[None, :] - (less * weights) @ less_m
+        less_m, k0_m, k1_m, k2_m = (v[:, mirror].T for v in (less, k0, k1, k2))
+        marginal = less @ weights  # of the second row, too: the weights are symmetric
+        both = marginal[:, None] + marginal - (less * weights) @ less_m
         self.log_both = quad.log_psi(both, (k0 * weights) @ k0_m)
         self.log_psi0 = quad.log_psi(marginal, k0 @ weights)
         self._first, self._second = (k1 * weights, k1_m), (k2 * weights, k2_m)
@@ -369,18 +376,27 @@ class _PairGrid:
 
     def squares(self, n: float) -> tuple[float, float]:
         """E sum p_i^2 sum p_j p'_j and E sum p_i^2 sum p'_j^2 for rows of n entries, of a grid with the orders 1, 2 and 3."""
-        powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (_PAIR_STEP**2 * n)
+        powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (self.step**2 * n)
         others = (n - 1) * np.exp(-self.live)
         crossed = self.n31 + others * self.n20 * self.n11, self.n22 + others * self.n20 * self.n02
         return float(np.vdot(powers, crossed[0])) / 2, float(np.vdot(powers, crossed[1]))
 
     def at(self, n: float, second_row: Array | None) -> Array:
         """P2, M21, M12 and T2 for rows of n entries; `second_row` is the factor over u' of the second row's other columns."""
-        powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (_PAIR_STEP**2 * n)
+        powers = np.exp(np.maximum((n - 1) * self.log_both, quad.LEAST)) * (self.step**2 * n)
         if second_row is not None:
             powers *= second_row
         p2, m21, m12, m22, a22 = (float(np.vdot(powers, v)) for v in (self.n11, self.n21, self.n12, self.n22, self.cross))
         return np.array([p2, m21, m12, p2 - m21 - m12 + m22 + (n - 1) * a22])
+
+
+@functools.lru_cache(maxsize=16)
+def _live_points(sigma: float, shortest: float, longest: float, step: float, below: float) -> Array:
+    """Points of u at which a row of the shortest length has any weight; `longest` is the logarithm of the longest length."""
+    low, high = below + _PAIR_DEVIATIONS * sigma + longest, quad.ABOVE + _PAIR_DEVIATIONS * sigma
+    u = step * np.arange(-math.ceil(low / step), math.ceil(high / step))
+    less, k0 = (v[0] for v in quad.average_kernels(u, step, np.array([sigma]), (1,), longest)[:2])
+    return u[(shortest - 1) * quad.log_psi(less, k0) > DEAD]  # a range from the lower end up
 
 
 class PairSquares(NamedTuple):

@@ -84,9 +84,11 @@ def average_kernels_around(
         values = np.stack(kernels(u[0] + shifts[:, None] + x, orders))
         windows = np.lib.stride_tricks.sliding_window_view(values, weights.shape[1], axis=-1)[..., ::parts, :]
         return list(np.ascontiguousarray(windows) @ weights[0])
-    x, weights = _hermite_weights(sigma[0], sigma)
+    # Half of the nodes are right for polynomials of the same degree, for one deviation.
+    z, weights = gauss_hermite(_NARROW_NODES // 2) if sigma[0] else (np.zeros(1), np.ones(1))
+    x = sigma[0] * z
     around = kernels((u + shifts[:, None])[:, None] + x[:, None], orders)
-    return [(weights @ value)[:, 0] for value in around]
+    return [weights @ value for value in around]
 
 
 def kernels(y: Array, orders: tuple[int, ...]) -> list[Array]:
@@ -156,6 +158,17 @@ def head_norms(head_dim: int, nodes: int = HEAD_NODES) -> tuple[Array, Array]:
     scales, weights = 2 * values / head_dim, vectors[0] ** 2
     seen = weights > 1e-18  # the weights of the outermost nodes are negligible
     return scales[seen], weights[seen]
+
+
+def enough_nodes(head_dim: int) -> int:
+    """The number of nodes with which averages over the norm of a query are as accurate as with :data:`HEAD_NODES`.
+
+    Norms of many dimensions differ less: averages of :class:`~depthwidth.numerics.softmax.Overlap` move by less than 1e-12.
+    """
+    return HEAD_NODES if head_dim < _MANY_DIMENSIONS else HEAD_NODES // 2
+
+
+_MANY_DIMENSIONS = 96
 
 
 _PANEL_NODES = 10

@@ -24,7 +24,6 @@ from numpy.polynomial import chebyshev
 from .bounds import LARGEST_VARIANCE
 from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
 from .softmax import (
-    _PAIR_STEP,
     DEAD,
     LARGEST_DEVIATION,
     LARGEST_PAIR_VARIANCE,
@@ -42,6 +41,8 @@ _LEAST_CORRELATION = -0.1
 _STEEP = 4.0  # nats^2
 _TINY = 1e-300
 _NOTHING = 1e-17  # n e^u at the lower end of the integrals for rows of n entries
+_STEP, _BELOW = 0.4, 20.0
+"""Grid of the integrals of two rows: right to 3e-7 of theta/s2 and of the slope, a tenth of the tables' own error."""
 _SMALL_HEAD, _MORE_CORRELATIONS = 32, 9
 _LEAST_PRODUCT, _REPULSION = (
     -0.5,
@@ -73,23 +74,24 @@ class RowResponse(NamedTuple):
 
 def _pairs(s2: float, rho: float, lengths: Array) -> tuple[Array, Array]:
     """P2 and T2 for every pair of row lengths, as symmetric matrices (lengths, lengths); lengths ascend and are at least 2."""
-    grid = _PairGrid(s2, rho, lengths[0], lengths[-1])
-    extra = np.exp(np.maximum((lengths[None, :] - lengths[:, None])[..., None].clip(0) * grid.log_psi0, LEAST))
+    grid = _PairGrid(s2, rho, lengths[0], lengths[-1], step=_STEP, below=_BELOW)
     p2, t2 = np.empty((2, lengths.size, lengths.size))
-    stack, live = [grid.n11, grid.jacobians(), grid.cross], grid.live
+    parts, live = np.stack([grid.n11, grid.jacobians(), grid.cross]), grid.live
     room = np.empty(live.size)
-    for i, n in enumerate(lengths):
-        # Beyond, neither row of this length has any weight; before, they have none beside that of longer rows.
-        begin, end = (np.count_nonzero((n - 1) * grid.log_psi0 > most) for most in (-_NOTHING, DEAD))
+    falling = (lengths - 1)[:, None] * grid.log_psi0
+    # Beyond, neither row of this length has any weight; before, they have none beside that of longer rows.
+    ends = zip(*(np.count_nonzero(falling > most, axis=1).tolist() for most in (-_NOTHING, DEAD)), strict=True)
+    for i, (n, (begin, end)) in enumerate(zip(lengths.tolist(), ends, strict=True)):
         seen, count = slice(begin, end), end - begin
         powers = np.multiply(n - 1, live[seen, seen], out=room[: count * count].reshape(count, count))
         np.exp(powers, out=powers)
-        # Summed over u; the rest depends on the second row.
-        over_first = [np.einsum("uv,uv->v", powers, part[seen, seen]) for part in stack]
-        one, two, cross = (extra[i, i:, seen] @ part for part in over_first)
+        # Summed over the first row, one product of vectors for each point of the second: all of it is symmetric.
+        over_first = (powers[:, None, :] @ parts[:, seen, seen, None])[:, :, 0, 0]
+        extra = np.exp(np.maximum(falling[i:, seen] - falling[i, seen], LEAST))
+        one, two, cross = over_first @ extra.T
         p2[i, i:] = p2[i:, i] = n * one
         t2[i, i:] = t2[i:, i] = n * (two + (n - 1) * cross)
-    return p2 * _PAIR_STEP**2, t2 * _PAIR_STEP**2
+    return p2 * _STEP**2, t2 * _STEP**2
 
 
 class PairResponse(NamedTuple):

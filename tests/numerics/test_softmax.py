@@ -18,6 +18,7 @@ from depthwidth.formulas.attention import (
 from depthwidth.formulas.saturation import diffuse_entropy, overlap_ratio, softmax_variance_series
 from depthwidth.numerics import softmax as softmax_integrals
 from depthwidth.numerics import softmax_grid as softmax_quadrature
+from depthwidth.numerics import softmax_responses
 from depthwidth.numerics.retrieval import planted
 from depthwidth.numerics.softmax import (
     OverlapTable,
@@ -31,6 +32,7 @@ from depthwidth.numerics.softmax import (
     query_products,
     row_lengths,
 )
+from depthwidth.numerics.softmax_responses import Responses
 
 VARIANCES = np.array([1e-6, 1e-3, 0.028, 0.03, 0.11, 0.12, 0.5, 1.0, 2.3, 4.0, 9.0, 25.0, 50.0])
 LENGTHS = np.array([1, 2, 3, 16, 64, 1024, 131072])
@@ -152,6 +154,31 @@ def test_a_finer_grid_changes_pairs_little(monkeypatch):
         monkeypatch.setattr(softmax_integrals, name, value)
     fine = np.array([pair_overlap(*case) for case in cases])
     assert np.abs(coarse / fine - 1).max() < 3e-8
+
+
+def test_a_finer_grid_changes_tables_of_pairs_little(monkeypatch):
+    def tables():
+        return Responses(2.0, (2, 1024), None).pairs
+
+    coarse = tables()
+    monkeypatch.setattr(softmax_responses, "_STEP", 0.3)
+    monkeypatch.setattr(softmax_responses, "_BELOW", 24.0)
+    fine = tables()
+    assert np.abs(coarse - fine).max() < 3e-7
+    monkeypatch.setattr(softmax_responses, "_STEP", 0.55)
+    assert np.abs(tables() - fine).max() > 1e-5
+
+
+def test_fewer_norms_of_large_heads_suffice(monkeypatch):
+    def averages(head_dim):
+        found = overlap(np.array([0.01, 1.0, 30.0])[:, None], np.array([2, 64, 2**17]), head_dim, entropy=False)
+        return np.array(found)[:5]
+
+    own = averages(96), averages(256)
+    for nodes, moved in ((40, False), (5, True)):
+        monkeypatch.setattr(softmax_quadrature, "enough_nodes", lambda head_dim, nodes=nodes: nodes)
+        worst = max(np.abs(averages(head_dim) / few - 1).max() for head_dim, few in zip((96, 256), own, strict=True))
+        assert (worst > 1e-8) if moved else (worst < 1e-12)
 
 
 WORKED = table("""
