@@ -248,7 +248,7 @@ def local_checkpoint(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        if it names a repository of which the cache holds no safetensors.
+        if it names a repository without safetensors in the cache.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"checkpoint: {shown(path)} is not a path")

@@ -111,7 +111,7 @@ class MatrixNorms:
     outputs: int
     inputs: int
     spectral: float | None
-    """None for a table of embeddings, of which rows are taken and nothing is multiplied."""
+    """None for a table of embeddings: its rows are looked up, and nothing is multiplied."""
     frobenius: float
     largest_row: float
     """Largest norm of a row: of a table, the largest norm of an embedding."""
@@ -294,7 +294,7 @@ def of_logarithm(formula: Callable[..., Any], logarithm: float, *arguments: floa
 
 
 TABLE_NAMES = re.compile(r"(^|[._])(wte|wpe|embed\w*|\w*embeddings?|relative_attention_bias)([._]|$)")
-"""Names of the tensors of checkpoints that hold tables, of which rows are taken."""
+"""Names of the tensors of checkpoints that hold tables; a table is read row by row."""
 _VECTORS, _STACK = 1, 3  # dimensions of biases and gains, and of stacks of matrices
 
 

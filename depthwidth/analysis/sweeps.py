@@ -250,7 +250,7 @@ class _OutputNorm(NamedTuple):
     bare: Residual
     """The branch up to that norm"""
     draw: DrawSpread
-    """Of `bare`, of which the norm uses what does not follow the correlation"""
+    """Of `bare`; the norm uses the parts that do not follow the correlation"""
     centred: bool
 
     @classmethod

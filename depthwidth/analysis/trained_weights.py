@@ -83,7 +83,7 @@ def open_trained(checkpoint: str | os.PathLike[str], config: Any = None) -> Trai
     Parameters
     ----------
     checkpoint : a safetensors file, its index, a folder with one of them, or the name of a repository in the hub's cache.
-    config : a configuration, as a mapping or the path of a file or folder; by default the ``config.json`` beside it.
+    config : a configuration, as a mapping or the path of a file or folder; by default the ``config.json`` in the same folder.
 
     Raises
     ------

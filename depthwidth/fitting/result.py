@@ -48,7 +48,7 @@ class Fit:
     names: tuple[str, ...]
     values: Array
     covariance: Array
-    """Covariance by `method`; to first order for factors, whose logarithms are what is near to normal."""
+    """Covariance by `method`; to first order for factors, because their logarithms are nearly normal."""
     intervals: Array
     """Ends of the 68.3 % interval of each coefficient by `method`, shape (coefficients, 2)."""
     intervals_95: Array

@@ -21,7 +21,7 @@ class Composite:
     name: str
     """``topic.function``."""
     numbers: tuple[tuple[str, tuple[str, ...]], ...]
-    """The numbers of its result, each with the formulas by whose sum it is given; all parts of a sum have one sign."""
+    """The numbers of its result, each with the formulas that add up to it; all parts of a sum have one sign."""
     flags: tuple[str, ...] = ()
     """Arguments that are true or false."""
     left_out: tuple[str, ...] = ()

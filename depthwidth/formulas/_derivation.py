@@ -147,7 +147,7 @@ def _density(z: sp.Expr) -> sp.Expr:
 
 
 def _phi_phi() -> tuple[sp.Expr, sp.Expr, sp.Expr]:
-    """E Phi Phi, E phi phi and E phi'(x) Phi(y), of which the GELU's moments are made."""
+    """E Phi Phi, E phi phi and E phi'(x) Phi(y), the parts of the GELU's moments."""
     import sympy
 
     v = _symbols()

@@ -195,7 +195,7 @@ def relative_vector_parameters(
 
     Returns
     -------
-    A count. DIET's Table 6 has 4 (2n - 1) d_h for each layer, of which it does not say what the 4 stands for.
+    A count. DIET's Table 6 has 4 (2n - 1) d_h for each layer, and does not explain the 4.
 
     Examples
     --------

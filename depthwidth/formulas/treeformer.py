@@ -125,8 +125,8 @@ def leaf_attention_flops(tokens: Tokens, height: Height, width: Width, imbalance
 
     Notes
     -----
-    The paper's statement for balanced leaves, O(n h d + n^2 d/2^h), is recalled. The own key, which a query may see beside its
-    leaf, is in I, at most 2^h/n more.
+    The paper's statement for balanced leaves, O(n h d + n^2 d/2^h), is recalled. The own key, which a query may see in addition
+    to its leaf, is in I, at most 2^h/n more.
 
     Examples
     --------

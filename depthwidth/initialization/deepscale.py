@@ -358,7 +358,7 @@ def _relu_kernel(r: float) -> float:
 def _attention_spread(attention: AttentionLike, tokens: int, override: float | None) -> Callable[[float], tuple[float, float]]:
     """D(r) = r + (1 - r) P + e_p P and the covariance, as functions of r, averaged over the rows of a causal mask.
 
-    The covariance uses the approximation P2 ~ exp(r s) / (exp(r s) + n - 1) with s = 1 - r, whose share is small beside r.
+    The covariance uses the approximation P2 ~ exp(r s) / (exp(r s) + n - 1) with s = 1 - r, whose share is small relative to r.
     """
     import numpy as np
 

@@ -290,7 +290,7 @@ class StridedSignal(Signal):
 
     @classmethod
     def around(cls, mean: Signal, bases: Signal) -> StridedSignal:
-        """The averages, with the signal of the bases beside them."""
+        """The averages, with the signal of the bases attached."""
         made = cls(*mean)
         made.bases = bases
         return made

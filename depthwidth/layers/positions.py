@@ -121,7 +121,7 @@ class Position(Layer):
         return value
 
     def score_bias(self, site: Site) -> BiasMoments | None:
-        """The score bias at the start, of which `site` has the tables; None if it is zero, or neglected.
+        """The score bias at the start, by the tables at `site`; None if it is zero, or neglected.
 
         Raises
         ------

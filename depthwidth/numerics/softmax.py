@@ -409,7 +409,7 @@ class PairSquares(NamedTuple):
 
 
 def pair_squares(variance: float, correlation: float, length: int) -> PairSquares:
-    r"""The averages that the gradient of the cross-entropy needs of two rows of probabilities beside :func:`pair_overlap`.
+    r"""Averages over two rows of probabilities for the gradient of the cross-entropy, in addition to :func:`pair_overlap`.
 
     Parameters
     ----------

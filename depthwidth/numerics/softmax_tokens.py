@@ -121,7 +121,7 @@ class _Row:
         )
 
     def _over_row(self, others: float, *factors: Array) -> float:
-        """The average of a product over so many different entries, of which `others` carry nothing else."""
+        """The average of a product over so many different entries; `others` of them have no factor."""
         powers = np.exp(np.maximum(others * self.log_psi, _LEAST))
         return float(_STEP * (powers * math.prod(factors)).sum())
 

@@ -14,7 +14,7 @@ from ..errors import InputError, shown
 _FAMILIES = {"gpt3": "gpt2", "llama2": "llama", "llama3": "llama", "mixtral": "mixtral", "vit": "vit"}
 """The family that holds a preset's models."""
 _OF_WEIGHTS = frozenset(("_name_or_path", "_commit_hash", "auto_map", "quantization_config", "transformers_version"))
-"""Fields that describe trained weights or their files, of which a plan has none."""
+"""Fields that describe trained weights or their files; a plan has neither."""
 
 
 def family_of_preset(architecture: str) -> str:

@@ -130,7 +130,7 @@ _PAIRS = (
     ("diet-rel", "kept", "shaw", "kept"),
     ("diet-abs", "kept", "shaw", "kept"),
 )
-"""Pairs of which the first, a scheme and a mode, must be the quicker."""
+"""Pairs of a scheme and a mode each; the first must be the quicker."""
 
 
 def judge(rows: Sequence[Row], predictions: Sequence[Prediction]) -> Verdict:

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator"
-"""Times of tree attention and of a fused kernel of full attention, and of the steps of which the tree's time is made up."""
+"""Times of tree attention and of a fused kernel of full attention, and of the single steps of tree attention."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def step_times(lengths: tuple[int, int], heads: int, head_dim: int, leaf: int, s
         tokens, height = (heads * lengths[0], heads * lengths[1]), heights[1]
 
         def split(of_short: Callable[[], object], of_long: Callable[[], object], calls: int = 1) -> tuple[float, float]:
-            """Seconds of a token, and of a start per head, of which one step has as many `calls`."""
+            """Seconds of a token, and of a start per head; one step has `calls` starts."""
             times = seconds(of_short, device, repeats), seconds(of_long, device, repeats)
             each, start = split_time(times, tokens)
             return each / calls, start / calls / heads

@@ -58,8 +58,8 @@ class Stack(nn.Module):
     ) -> Tensor:
         """The stream (batch, length, width) after the last block and norm.
 
-        `memory` is another stack's output to attend to, `inputs` (batch, length, blocks, features) what blocks read beside the
-        stream, `segments` (batch, length) the segments that score biases read.
+        `memory` is another stack's output to attend to, `inputs` (batch, length, blocks, features) further inputs of the blocks,
+        `segments` (batch, length) the segments that score biases read.
         """
         run = Pass(memory, self._bias(x.shape[1], segments), inputs, segments)
         if self.copies is not None:

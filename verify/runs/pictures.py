@@ -28,7 +28,7 @@ MOST_SETTINGS = 24
 """Settings in one picture."""
 
 MOST_QUANTITIES = 6
-"""Quantities of which the measured values are drawn against the predicted ones."""
+"""Number of quantities with a picture of measured against predicted values."""
 
 Picture = tuple[str, str, str]
 """Title, caption and SVG; in place of the SVG a sentence if it cannot be drawn."""

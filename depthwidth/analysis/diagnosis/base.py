@@ -74,7 +74,7 @@ class Finding:
 
     @property
     def comparison(self) -> str:
-        """The value beside its threshold, such as ``494, above 403``."""
+        """The value and its threshold, such as ``494, above 403``."""
         side = "above" if self.value > self.threshold else "below"
         return f"{_short(self.value, 4)}, {side} {_short(self.threshold, 3)}"
 

@@ -121,7 +121,7 @@ ARCHITECTURES: dict[str, tuple[str, Mapping[str, str], Own | None]] = {
 
 
 _TIED = ("gpt2", "bloom", "gemma", "gemma2", "gemma3_text")
-"""Families with one table for the input and the output, of which older files store a copy."""
+"""Families with one table for the input and the output; older files store a copy of it."""
 
 
 def fields_of_header(header: GGUFHeader) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class SourcedFields(dict[str, Any]):
         self.notes = notes
         """Notes on the reading, one sentence each."""
         self.tensors = tensors
-        """The safetensors file or index that was named, if the configuration is the one beside it."""
+        """The safetensors file or index that was named, if the configuration is the one in its folder."""
 
 
 class NoConfigError(NoTreeError):

@@ -206,7 +206,7 @@ def _check_correlation(name: str, correlation: Any, length: Any) -> None:
 
 
 def _with_token_products(o: Any, s2: Any, rho: Any, width: Any, head_dim: int, equal_norms: bool) -> Any:
-    """P2 and R2 with the spread of the product of the two asking tokens, x.x'/d, beside that of their queries, q.q'/d_h.
+    """P2 and R2 with the spread of the product of two queries' tokens, x.x'/d, in addition to that of the queries, q.q'/d_h.
 
     The key path weighs by the product after the map of the keys, which spreads it once more, by (1 + rho^2)/d; R and R2.
 

@@ -274,8 +274,8 @@ def post_norm_log_variance(
 
     Notes
     -----
-    kappa_c is E h^2 j / (E h^2 E j), with j the squared slope of a hidden feature h: 2 for ReLU. A draw of which more hidden
-    features are on has both the larger output and the larger gradient, and their ratio varies less.
+    kappa_c is E h^2 j / (E h^2 E j), with j the squared slope of a hidden feature h: 2 for ReLU. A draw with more active hidden
+    features has both the larger output and the larger gradient, so their ratio varies less.
 
     Examples
     --------

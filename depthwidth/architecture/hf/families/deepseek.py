@@ -213,7 +213,7 @@ def sigmoid_router() -> Part:
 
 
 _USUAL_CHOICES = 6
-"""Experts of a token in every published DeepSeek-V2, whose class has a null for a default."""
+"""Experts of a token in every published DeepSeek-V2; the default of its class is null."""
 
 
 def _softmax_router() -> Part:
