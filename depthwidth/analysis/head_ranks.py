@@ -62,8 +62,8 @@ class HeadRank:
     start: float
     """Effective rank of a product of Gaussian matrices of these sizes."""
     group_rank: float | None = None
-    """Effective rank of the stack of all heads that share this key or value; decay penalises its nuclear norm. None if none shares
-    it."""
+    """Effective rank of the stack of all heads that share this key or value; decay penalises its nuclear norm. None if none
+    shares it."""
 
     def to_dict(self) -> dict[str, Any]:
         """One row of plain values."""

@@ -58,7 +58,7 @@ class Stack(nn.Module):
     ) -> Tensor:
         """The stream (batch, length, width) after the last block and norm.
 
-        `memory` is another stack's output to attend to, `inputs` (batch, length, blocks, features) further inputs of the blocks,
+        `memory` is another stack's output to attend to, `inputs` (batch, length, blocks, features) further inputs of blocks,
         `segments` (batch, length) the segments that score biases read.
         """
         run = Pass(memory, self._bias(x.shape[1], segments), inputs, segments)

@@ -58,7 +58,7 @@ def _borrows(fields: Fields, depth: int) -> list[bool]:
 
 
 def _blocks() -> Part:
-    """Blocks that differ in their hidden features, in the share of them that they cut, and in the block that gives them keys."""
+    """Blocks that differ in their hidden features, in the share of them that they cut, and in the block that gives keys."""
 
     def read(fields: Fields) -> Choices:
         depth = fields.depth("num_hidden_layers")
