@@ -118,7 +118,8 @@ def test_a_disk_that_is_full_when_the_rows_come(store, expected, monkeypatch):
 
 def test_two_sweeps_at_once_share_the_runs(store, monkeypatch):
     monkeypatch.setenv("WALK_PAUSE", "0.01")
-    words = [sys.executable, "-m", "depthwidth", "verify", "run", "walk", "--size", "small", "--workers", "1"]
+    options = ["--size", "small", "--workers", "1", "--device", "cpu"]  # named, so that no process loads torch to find out
+    words = [sys.executable, "-m", "depthwidth", "verify", "run", "walk", *options]
     both = [subprocess.Popen([*words, "--out", str(store.root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
             for _ in range(2)]  # fmt: skip
     output, errors = zip(*(process.communicate() for process in both), strict=True)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,27 +131,46 @@ def test_loss_approaches_its_floor_and_does_not_pass_it():
 # Kills, full disks, damaged files.
 
 
-def script(folder, *arguments):
+@contextlib.contextmanager
+def script(folder):
+    """Trainings in processes of their own, one after the other: how each is killed -> its exit status and output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parents[2]}{os.pathsep}{HERE}"}
-    command = [sys.executable, str(HERE / "train_script.py"), str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment)  # noqa: S603
+    command = [sys.executable, str(HERE / "train_script.py"), str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, bufsize=1, env=environment, **pipes) as process:  # noqa: S603
+
+        def run(how):
+            process.stdin.write(f"{how}\n")
+            line = process.stdout.readline()
+            assert line.startswith("["), line + process.communicate(timeout=PATIENCE)[0]
+            return json.loads(line)
+
+        alarm = threading.Timer(PATIENCE, process.kill)
+        alarm.start()
+        yield run
+        alarm.cancel()
+        process.stdin.close()
 
 
 @pytest.mark.slow
 def test_killed_runs_end_bit_for_bit_as_the_unbroken_one(tmp_path, unbroken):
-    for arguments in (("kill-in-write", "1"), ("kill-at", "23"), ("kill-in-write", "2")):
-        done = script(tmp_path, *arguments)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        if arguments == ("kill-in-write", "1"):
+    with script(tmp_path) as run:
+        check_kills(tmp_path, run, unbroken)
+
+
+def check_kills(tmp_path, run, unbroken):
+    for how in ("kill-in-write=1", "kill-at=23", "kill-in-write=2"):
+        assert run(how) == [-signal.SIGKILL, ""]
+        if how == "kill-in-write=1":
             assert latest_checkpoint(tmp_path) is None
             assert len(list(tmp_path.glob(".*.part"))) == 1
     assert latest_checkpoint(tmp_path).step == 28
     newest = max(tmp_path.glob("step-*"))
     newest.write_bytes(newest.read_bytes()[:-100])  # a truncated file
     assert latest_checkpoint(tmp_path).step == 21
-    done = script(tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    status, output = run("whole")
+    assert status == 0
+    found = json.loads(output)
     assert found["losses"] == [loss.hex() for loss in unbroken.losses]
     assert found["evaluations"] == [list(one) for one in unbroken.evaluations]
     assert len(list(tmp_path.glob("step-*"))) == 2

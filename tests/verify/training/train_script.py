@@ -1,9 +1,14 @@
-"""Train in a separate process: python train_script.py FOLDER [kill-at STEP | kill-in-write N | shared]."""
+"""Train in separate processes: ``python train_script.py FOLDER``, or ``torchrun train_script.py FOLDER shared``.
+
+Each line of the input, ``kill-at=STEP``, ``kill-in-write=N`` or ``whole``, is a training in a process of its own. It is forked
+before anything was trained, so that torch is imported once. A line of output has its exit status, and what it found.
+"""
 
 import json
 import os
 import signal
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,18 +61,47 @@ def kill_in_write(number):
     os.fsync = fsync
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder, probes, dropout = sys.argv[1], (), 0.1
-    match sys.argv[2:]:
+def trained(folder, how, probes=(), dropout=0.1):
+    """Train, and return what the tests compare, as JSON."""
+    match how.split("="):
         case ["kill-at", step]:
             probes = (killer(int(step)),)
         case ["kill-in-write", number]:
             kill_in_write(int(number))
-        case ["shared"]:  # several processes under torchrun; each would draw other dropout masks
+        case ["shared"]:  # each process would draw other dropout masks
             dropout = 0.0
     outcome = run(folder, probes, dropout)
-    if os.environ.get("RANK", "0") == "0":
-        threads = [Path(f"/proc/self/task/{one}/comm").read_text().strip() for one in os.listdir("/proc/self/task")]
-        losses = [loss.hex() for loss in outcome.losses]
-        print(json.dumps({"losses": losses, "evaluations": outcome.evaluations, "threads": threads}))  # noqa: T201
+    threads = [Path(f"/proc/self/task/{one}/comm").read_text().strip() for one in os.listdir("/proc/self/task")]
+    losses = [loss.hex() for loss in outcome.losses]
+    return json.dumps({"losses": losses, "evaluations": outcome.evaluations, "threads": threads})
+
+
+def in_a_process(folder, how):
+    """Wait for a forked training; its exit status as `subprocess` has it, and its output."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, trained(folder, how).encode())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as found:
+        output = found.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, *ways = sys.argv[1:]
+    if ways == ["shared"]:
+        found = trained(folder, "shared")
+        if os.environ["RANK"] == "0":
+            print(found)  # noqa: T201
+    else:
+        import torch._dynamo  # the first optimizer would import it, in each process
+
+        for how in sys.stdin:
+            print(json.dumps(in_a_process(folder, how.strip())), flush=True)  # noqa: T201
