@@ -20,7 +20,7 @@ from depthwidth import InputError, hub
 from depthwidth.architecture.hf import read_source
 found, patience = {}, hub.LONGEST
 for name in json.loads(sys.argv[1]):
-    hub.LONGEST = 8.0 if name == "owner/slow" else patience  # the others may take a while on a busy machine
+    hub.LONGEST = 2.0 if name == "owner/slow" else patience  # the others may take a while on a busy machine
     try:
         fields = read_source(name)
         found[name] = [fields["n_layer"], fields.read_from, list(fields.notes)]
@@ -93,7 +93,7 @@ ANSWERS = {
     "owner/unavailable": "{hub} answers with status 503",
     "owner/no-hub": "{hub} does not answer as the hub does",
     "owner/hanging": "{hub} does not answer in time",
-    "owner/slow": "{hub} did not send the file within 8 s",
+    "owner/slow": "{hub} did not send the file within 2 s",
     "owner/damaged": "config file config.json of 'owner/damaged' is not JSON",
     "owner/list": "config file config.json of 'owner/list' holds a JSON list, not an object",
     "owner/large": "config.json of the repository 'owner/large' has 6,000,000 bytes; at most 5,000,000 are read",

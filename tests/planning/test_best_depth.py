@@ -45,10 +45,10 @@ def check(budget, rule, preset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["gpt3", "llama3"])
+@pytest.mark.parametrize(("preset", "step"), [("gpt3", 1), ("llama3", 2)])  # every second one, with more hidden features
 @pytest.mark.parametrize("rule", sorted(rules()))
-def test_every_rule_at_every_budget(rule, preset):
-    found = {budget: check(budget, rule, preset) for budget in BUDGETS}
+def test_every_rule_at_every_budget(rule, preset, step):
+    found = {budget: check(budget, rule, preset) for budget in BUDGETS[::step]}
     assert any(one is not None for one in found.values())
 
 

@@ -75,7 +75,7 @@ def test_a_limit_is_used_but_never_exceeded(kind, amount, preset):
 
 @pytest.mark.slow
 @given(exponent=st.floats(4, 15), rule=st.sampled_from(sorted(rules())))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_budget_without_embedding_makes_a_plan_if_the_rule_has_a_shape_there(exponent, rule):
     try:
         found = plan(10**exponent, kind="non_embedding", rule=rule)
@@ -93,7 +93,7 @@ def test_any_budget_without_embedding_makes_a_plan_if_the_rule_has_a_shape_there
 
 @pytest.mark.slow
 @given(exponent=st.floats(4, 15))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_total_budget_makes_a_plan_or_says_that_the_vocabulary_does_not_fit(exponent):
     narrowest = Transformer(depth=1, width=8, heads=1, vocab=50257).parameters
     if 10**exponent < narrowest:
@@ -115,7 +115,7 @@ def test_more_parameters_never_make_a_narrower_optimum(small, factor):
 
 @pytest.mark.slow
 @given(exponent=st.floats(17.5, 23), preset=st.sampled_from(["gpt3", "llama2", "llama3", "mixtral"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_runner_up_is_much_cheaper_by_shape_and_budget_than_the_recommendation(exponent, preset):
     """A search that skips good widths shows in its own table of runners-up."""
     found = plan(10**exponent, kind="flops", template=Template.of(preset))

@@ -28,7 +28,7 @@ from verify.models.model import Model  # noqa: E402
 from verify.models.positions import RelativeBias, Rotary  # noqa: E402
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
-FEW = settings(max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 CLOSE = 1e-4  # absolute, in float32; logits here are of order 1, so that it is some hundred roundings
 
 SMALL_ONLY = SMALL_FIELDS | {
