@@ -155,12 +155,22 @@ class _Smooth:
         density /= (self.even * density).sum(1, keepdims=True)
         self.a = self.even * density
         self.a_beside = self.even_beside * density
-        self.density = density * self.inverse
-        transposed = np.ascontiguousarray(density.T)
-        self.askers = mask.askers * transposed
-        self.askers_beside = (mask.askers_beside * transposed).transpose(0, 2, 1)
+        self.density, self.of_keys = density * self.inverse, np.ascontiguousarray(density.T)
         self.common = mask.common * (self.density[:, None] * self.density)
-        self.both = mask.both * (transposed[:, None] * transposed)
+
+    # For gradients, of which a layer takes several back, or none if the recursion along the depth tries another block.
+
+    @cached_property
+    def askers(self) -> Array:
+        return self.mask.askers * self.of_keys
+
+    @cached_property
+    def askers_beside(self) -> Array:
+        return (self.mask.askers_beside * self.of_keys).transpose(0, 2, 1)
+
+    @cached_property
+    def both(self) -> Array:
+        return self.mask.both * (self.of_keys[:, None] * self.of_keys)
 
     def products(self, x: Array, xq: Array, terms: int, values: Moments | None = None) -> tuple[Array, ...]:
         if values is not None:
@@ -215,30 +225,29 @@ class _Smooth:
         second, rest, mass = self._parts_back(h, own)
         return second, rest + (self.x[1:-1] * mass).sum(-3)
 
-    # A layer takes several gradients back.
+    @cached_property
+    def _full_own(self) -> Array:
+        return self.full[1:-1].diagonal(0, 1, 2)
 
     @cached_property
     def _one_with_lone(self) -> Array:
         return self.one[1:-1] + self.density * self.beyond[1:-1, None]
 
-    @cached_property
-    def _full_own(self) -> Array:
-        return self.full[1:-1].diagonal(0, 1, 2)
-
     def _parts_back(self, h: Array, own: Array) -> tuple[Array, Array, Array]:
         """The second moment of a key's gradient, the covariance without K^k, and the factor on each K^k."""
         t, one, beyond = self.askers, self.one[1:-1], self.beyond[1:-1]
         keys, rows = t.shape
-        powers, extra = h[..., :-1, :, :], own[..., :-1, :]
-        h[..., -1, :, :] += (powers * self.full[1:-1]).sum(-3)
-        own[..., -1, :] += (extra * self._full_own).sum(-2)
+        extra = own[..., :-1, :]
+        h[..., -1, :, :] += np.einsum("kab,...kab->...ab", self.full[1:-1], h[..., :-1, :, :])
+        own[..., -1, :] += np.einsum("ka,...ka->...a", self._full_own, extra)
         # Sums over the other row; (..., k, row, key).
         over_other = self._beside_other(h.reshape(-1, rows, rows)).reshape(*h.shape[:-1], keys)
         asked = t @ over_other
         asked += self._asked_of_both(own)
         mass, right = asked[..., :-1, :, :], over_other[..., :-1, :, :]
-        direct = (one * right).sum(-3)
-        patch = (self._one_with_lone * extra[..., None] + beyond[:, None] * right).sum(-3)
+        direct = np.einsum("kac,...kac->...ac", one, right)
+        patch = np.einsum("kc,...kac->...ac", beyond, right)
+        patch += np.einsum("kac,...ka->...ac", self._one_with_lone, extra)
         crossed = t @ direct
         # For each second key c the sum over rows of both (b, c, row) times patch (row, c).
         crossed += np.matmul(self.both.transpose(1, 0, 2), patch.T.reshape(keys, rows, -1)).T.reshape(crossed.shape)
