@@ -1,5 +1,6 @@
 """Every family, initialised by every scheme, through every command: an answer, or one sentence."""
 
+import functools
 import inspect
 import json
 import re
@@ -39,6 +40,8 @@ DEPTH = 18
 """Two blocks more than are walked one by one if positions differ."""
 SHALLOW = 3
 """Enough for blocks that are all alike, of a family whose stack need not be sampled."""
+STEP = 11
+"""A scheme is run with every so many-th family."""
 OVERFLOW = ("deepnorm", "admin", "unit-scaling", "t-fixup")
 """Schemes made for one place of the norms; elsewhere the stream may grow beyond floating point."""
 
@@ -197,36 +200,44 @@ def test_branches_of_size_zero_in_a_sampled_stack(family, scheme, invoke, tmp_pa
     assert set(inside) == {0.0}
 
 
+@functools.cache
+def has_unlike_blocks(family):
+    return any(len(stack.repeats) > 1 for stack in Transformer.from_config(small(family)).stacks.values())
+
+
 def depth_of_cells(family, scheme):
     """18 blocks if they differ, and in every third family of equal ones, among which sampling knows no difference; else 3.
 
     Those of Apertus and gpt-oss take seconds each, by functions of two tokens that are integrated, and by sinks beside experts.
     Branches of size zero in a sampled stack have a test above.
     """
-    stacks = Transformer.from_config(small(family)).stacks.values()
-    deep = any(len(stack.repeats) > 1 for stack in stacks) or (list(FAMILIES).index(family) % 3 == 0 and scheme != "rezero")
+    deep = has_unlike_blocks(family) or (list(FAMILIES).index(family) % 3 == 0 and scheme != "rezero")
     return DEPTH if deep and family not in ("apertus", "gpt_oss") else SHALLOW
 
 
 def schemes_of_cells(family):
-    """Two or three schemes, others than those of the next families in the list, and one whose branches are zero.
+    """One or two schemes, others than those of the next families in the list, and for some one whose branches are zero.
 
     A command meets a scheme as the numbers of its recipe, and tests of initialisation check every recipe of every family. So a
-    scheme is run with an eighth of the families, and every family with some schemes.
+    scheme is run with an eleventh of the families, and every family with some scheme. Branches of zero are met by all families
+    whose blocks differ, among which they must be found, and by a quarter of the others.
     """
-    return sorted({*SCHEMES[list(FAMILIES).index(family) % 8 :: 8], "rezero"})
+    place = list(FAMILIES).index(family)
+    zero = ["rezero"] if has_unlike_blocks(family) or place % 4 == 2 else []
+    return sorted({*SCHEMES[place % STEP :: STEP], *zero})
 
 
 def scheme_of_pages(family):
     """One of the schemes of a family, another for the next family with the same ones: each is printed for several families."""
     choices = schemes_of_cells(family)
-    return choices[list(FAMILIES).index(family) // 8 % len(choices)]
+    return choices[list(FAMILIES).index(family) // STEP % len(choices)]
 
 
 def test_every_scheme_meets_many_families_and_depths():
     met = [(scheme, depth_of_cells(family, scheme)) for family in FAMILIES for scheme in schemes_of_cells(family)]
     assert all(met.count((scheme, depth)) >= 3 for scheme in SCHEMES for depth in (SHALLOW, DEPTH))
     assert {depth_of_cells(family, "rezero") for family in ("gemma2", "deepseek_v3", "jamba", "t5gemma")} == {DEPTH}
+    assert all("rezero" in schemes_of_cells(family) for family in ("gemma2", "deepseek_v3", "jamba", "t5gemma"))
     assert schemes_of_cells("llama") != schemes_of_cells("m2m_100")
     assert all(sum(scheme_of_pages(family) == scheme for family in FAMILIES) >= 3 for scheme in SCHEMES)
 
