@@ -139,7 +139,14 @@ def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpac
         columns[name] = [None if math.isnan(value) else value for value in columns[name]]
     columns["layer"] = [None if layer < 0 else layer for layer in columns["layer"]]
     columns["direction"] = [_DIRECTIONS[code] for code in columns["direction"]]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [
+        {
+            "site": site, "layer": layer, "direction": direction, "mean": mean, "second_moment": second, "variance": variance,
+            "covariance": pair, "correlation": correlation, "spread": spread, "log_variance": log_variance,
+        }
+        for site, layer, direction, mean, second, variance, pair, correlation, spread, log_variance
+        in zip(*(columns[name] for name in _COLUMNS), strict=True)
+    ]  # fmt: skip
 
 
 def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: Any = None, **given: Any) -> dict[str, Any]:
@@ -461,6 +468,9 @@ def _check_products(name: str, array: Any) -> None:
 
 _ROUNDING = 1e-9
 _DIRECTIONS = ("forward", "gradient")
+_COLUMNS = (
+    "site", "layer", "direction", "mean", "second_moment", "variance", "covariance", "correlation", "spread", "log_variance",
+)  # fmt: skip
 _NUMBERS = ("mean", "second_moment", "covariance", "spread")
 _USUAL = {"mean": 0.0, "second_moment": 0.0, "covariance": 0.0, "spread": math.nan, "log_variance": math.nan}
 """The numbers of a row that nothing else is said of"""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from fractions import Fraction
 from typing import NamedTuple
 
 from ..architecture import Transformer
@@ -37,7 +39,25 @@ def costs(tree: Transformer, budget: Budget) -> Costs:
     tree : the model.
     budget : its context, batch, number format, recomputation, optimiser and devices are those of the counts.
     """
-    dtype = judged_dtype(budget.dtype)
+    return _kept_costs(_Itself(tree), replace(budget, amount=Fraction(1)))
+
+
+class _Itself:
+    """A tree as a key that equals itself alone: two trees are compared at the price of counting one."""
+
+    def __init__(self, tree: Transformer) -> None:
+        self.tree = tree
+
+    def __hash__(self) -> int:
+        return id(self.tree)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.tree is self.tree
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_costs(itself: _Itself, budget: Budget) -> Costs:
+    tree, dtype = itself.tree, judged_dtype(budget.dtype)
     tokens = tree.context if budget.context is None else budget.context
     cache = None if tree.kind == "encoder" else tree.kv_cache_bytes(budget.context, dtype=dtype) / tokens
     return Costs(float(budget.flops_per_token(tree)), _memory(tree, budget, dtype), cache, _seconds(tree, budget, dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from ..architecture import Transformer
@@ -49,7 +49,13 @@ class KnownModel(NamedTuple):
         """The whole model, at a context if its positions allow for any."""
         learned = self.choices["positions"] == "learned"
         choices = self.choices if context is None or learned else {**self.choices, "context": context}
-        return Transformer(self.depth, self.width, **choices)
+        return _built(self.depth, self.width, tuple(sorted(choices.items())))
+
+
+@lru_cache(maxsize=64)
+def _built(depth: int, width: int, choices: tuple[tuple[str, Any], ...]) -> Transformer:
+    """The tree; it is kept with its counts, as plans of many budgets have the same models beside them."""
+    return Transformer(depth, width, **dict(choices))
 
 
 @cache

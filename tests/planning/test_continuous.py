@@ -6,7 +6,9 @@ import pytest
 
 from depthwidth.planning.budget import Budget
 from depthwidth.planning.continuous import Continuous, depth_on_line, meet_at_depth
+from depthwidth.planning.costs import costs
 from depthwidth.planning.counting import readings_of
+from depthwidth.planning.known_models import known_models
 from depthwidth.planning.plan import plan
 from depthwidth.planning.rules import at_depth, meet
 from depthwidth.planning.search import Search
@@ -69,3 +71,18 @@ def test_a_template_keeps_its_recent_trees():
     for depth in range(1, 200):
         template.at(depth, 256)
     assert len(template._trees) <= 64
+
+
+def test_costs_are_kept_for_a_model_and_its_conventions():
+    found = plan("1B")
+    budget, tree = found.budget, found.tree
+    assert costs(tree, budget) is costs(tree, replace(budget, amount=10**12))  # the amount has no part in them
+    assert costs(tree, replace(budget, batch=4)).training_memory_per_device > costs(tree, budget).training_memory_per_device
+    other = replace(found.template, head_dim=128).at(tree.depth, tree.width)
+    assert costs(other, budget) is not costs(tree, budget)
+
+
+def test_a_known_model_is_built_once_for_each_context():
+    one = known_models()[-1]
+    assert one.tree(2048) is one.tree(2048)
+    assert one.tree(4096) is not one.tree(2048)
