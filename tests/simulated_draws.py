@@ -37,7 +37,7 @@ def simulate(tree, made, correlation, draws, seed, size=1.0, fixed=None):
     generator = torch.Generator().manual_seed(seed)
     length, width = tree.context, tree.width
     block, name = tree.stack.repeats[0].block, tree.stack_name
-    heads, hidden = tree.heads, tree.feed_forward.hidden
+    heads, kv_heads, hidden = tree.heads, tree.attention.kv_heads, tree.feed_forward.hidden
 
     def drawn(*shape):
         return torch.randn(*shape, generator=generator)
@@ -45,11 +45,12 @@ def simulate(tree, made, correlation, draws, seed, size=1.0, fixed=None):
     def weight(role, inputs, outputs):
         return drawn(draws, inputs, outputs) * made.tensor(f"{name}.block.{role}.weight").std
 
-    def split(y):
-        return y.reshape(draws, length, heads, -1).transpose(1, 2)
+    def split(part, count, y):
+        y = y @ weight(f"attention.{part}", width, width // heads * count)
+        return y.reshape(draws, length, count, -1).transpose(1, 2).repeat_interleave(heads // count, 1)
 
     def attend(y):
-        query, key, value = (split(y @ weight(f"attention.{part}", width, width)) for part in ("query", "key", "value"))
+        query, key, value = split("query", heads, y), split("key", kv_heads, y), split("value", kv_heads, y)
         scores = query @ key.transpose(-1, -2) / math.sqrt(width // heads)
         if tree.attention.causal:
             scores = scores + torch.full((length, length), -math.inf).triu(1)

@@ -92,7 +92,9 @@ def alike_attention(
         one = np.ones_like(q)
         same, different = np.array([near, near, 1.0])[:, None] * one, np.array([far_apart, far_apart, near])[:, None] * one
         tokens = np.concatenate([correlation, one[None]])
-        turned = Rotation(keys[:1], same, different).of_layer(q + 0 * same, apart + 0 * same, q - unit[0] + 0 * same, tokens, 2)
+        turned = Rotation(keys[:1], same, different, near + 0 * same).of_layer(
+            q + 0 * same, apart + 0 * same, q - unit[0] + 0 * same, tokens, 2
+        )
         correlation = turned.rows[:2]
     found = _responses(variance, correlation, head_dims, setting.length)
     exponent = gain * np.concatenate([found.pairs.exponent, found.rows.ratio[None]])
@@ -132,9 +134,15 @@ class _Layer(NamedTuple):
         return share
 
     @property
-    def stir(self) -> Array:
-        """Variance about the mean of the products of tokens, off the diagonal."""
-        return self.apart * self.apart / self.setting.width
+    def stir(self) -> tuple[Array, Array]:
+        """Variance about the mean of the products of tokens, off the diagonal, as two rows and as one row see it.
+
+        Rotation turns the products in the scores as it turns the keys.
+        """
+        near, far_apart = self.setting.rotation
+        apart = np.maximum(self.unit[2] - self.unit[0], 0.0)
+        stir = apart * apart / self.setting.width
+        return stir * far_apart, stir * near
 
     @property
     def noise(self) -> float:
@@ -146,8 +154,9 @@ class _Layer(NamedTuple):
         rows, q = self.found.rows, self.unit[2]
         covariance: Array = (self.weights * self.unit * self.share()).sum(1)
         if self.setting.width is not None:
-            covariance[:2] += self.score_gain * self.stir * (1 - rows.P) ** 2 * self.unit[:2]
-            covariance[2] += self.score_gain * q * self.stir * rows.output_noise
+            across, within = self.stir
+            covariance[:2] += self.score_gain * across * (1 - rows.P) ** 2 * self.unit[:2]
+            covariance[2] += self.score_gain * q * within * rows.output_noise
         if self.setting.dropout:
             covariance[2] += self.noise * rows.P * q
         return covariance
@@ -176,8 +185,9 @@ class _Layer(NamedTuple):
             passed = passed + (self.score_gain * away)[:, None] * (1 - per_key * centred)
             moved = moved * self.turned.stretch[:, None]
         if self.setting.width is not None:
-            response[:2] += self.stir * ((1 - rows.P) ** 2 - alone * (1 - alone) * jacobian)
-            response[2] += self.stir * rows.query_noise
+            across, within = self.stir
+            response[:2] += across * ((1 - rows.P) ** 2 - alone * (1 - alone) * jacobian)
+            response[2] += within * rows.query_noise
         kinds = self.kinds[:, None, None]
         back = (kinds * (passed + self.score_gain * product[:, None] * moved)).swapaxes(0, 1) * (weights / kinds[:, 0])[:, None]
         if self.setting.dropout:

@@ -403,8 +403,7 @@ class _Layer:
         low, high = min(cs.min(), qs.min()), max(cs.max(), qs.max())
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
-        of_values = None if owner.rotation is None else sums.window_moments(values - middle, xq)[1]
-        own, apart, column, n = sums.window_moments(x, xq)
+        own, apart, column, n, of_values = self._window_moments(x, xq, values - middle)
         lone, several_keys, one = owner.lengths(n)
         if lone.size:  # a single token has no part that tokens do not share; nor has any, in windows of one
             apart[lone] = apart[several_keys[0]] if several_keys.size else 0.0
@@ -461,7 +460,7 @@ class _Layer:
         if averages is not None:
             told = _ALL if self.bias is None else content / variance
             overlaps = Overlaps(pair, correlation, variance, shared, one, grown, jacobian, roots, parts)
-            found = Rows(rows, averages, self.own, apart, overlaps, gain, a, b, split)
+            found = Rows(rows, averages, self.own, apart, overlaps, gain, a, b, split, turned)
             terms_of_width = width_terms(found, owner.width or math.inf, owner.head_dim, bool(owner.equal_norms))
             alone = shared * one * parts  # the mean square of a K of unlike tokens
             self._bend(terms_of_width, covariances[0], 1.0 if turned is None else turned.stretch, alone, told)
@@ -477,9 +476,18 @@ class _Layer:
             covariance += _mixed(told, terms_of_width.covariance, 0.0)
             response += _mixed(told, terms_of_width.response, 0.0)
         if owner.width is not None and told is not _ALL:
-            self._stir(covariance, response, parts, tokens, one * shared * jacobian, 1 - told)
+            self._stir(covariance, response, parts, turned, tokens, one * shared * jacobian, 1 - told)
         self._add_noise(covariance, response, apart)
         self.covariance, self.response = covariance, response
+
+    def _window_moments(self, x: Array, xq: Array, values: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """Those of the sums, and if positions are rotary the part of the values that tokens do not share."""
+        found: tuple[Array, Array, Array, Array] = self.sums.window_moments(x, xq)
+        if self.owner.rotation is None:
+            return *found, None
+        own, apart, column, _ = found
+        _, of_values, _, n = self.sums.window_moments(values, xq)  # tokens repeat if their values do
+        return own, apart, column, n, of_values
 
     def _turned(self, of_values: Array, apart: Array, correlation: Array) -> Turned | None:
         """Rotation between the rows; `of_values` is the part that tokens do not share in the values of each row."""
@@ -495,7 +503,7 @@ class _Layer:
         a, b = self.owner.first, self.owner.second
         diagonals = one * jacobians
         diagonals[self.owner.split :] = self.rows.T
-        self.f *= turned.stretch
+        self.f *= turned.stretch * turned.per_score
         self.product += roots * turned.keys
         self.key_pairs, self.per_key = turned.of_pairs(diagonals, self.product, roots, (apart[a] + apart[b]) / 2, one)
 
@@ -521,9 +529,20 @@ class _Layer:
         self.e[0] += terms.overlap * per_key
         self.two_paths = terms.two_paths * per_key
 
-    def _stir(self, covariance: Array, response: Array, parts: Array, tokens: Array, jacobians: Array, rest: Any) -> None:
+    def _stir(
+        self,
+        covariance: Array,
+        response: Array,
+        parts: Array,
+        turned: Turned | None,
+        tokens: Array,
+        jacobians: Array,
+        rest: Any,
+    ) -> None:
         """Add the `rest` of the fluctuations of token products, which the terms of width lack."""
         owner, rows, split = self.owner, self.rows, self.owner.split
+        if turned is not None:
+            parts = parts * turned.products(owner.first, owner.second) * turned.different
         stir = rest * parts / owner.width  # off the diagonal, their variance about the mean
         left = 1 - rows.P
         kept = left[owner.first] * left[owner.second]

@@ -16,6 +16,7 @@ from ..formulas.attention.token_directions import Changes, pair_terms, terms_of
 from ..formulas.attention.token_norms import equal_norm_response, gaussian_norm_response, product_noise, share_noise
 from ..numerics.softmax_responses import PairResponse, RowResponse
 from ..numerics.softmax_tokens import TokenAverages
+from .rotation import Turned
 
 Array = Any
 
@@ -57,6 +58,8 @@ class Rows(NamedTuple):
     first: Array
     second: Array
     split: int
+    turned: Turned | None = None
+    """Rotation between the rows; None without one"""
 
 
 class WidthTerms(NamedTuple):
@@ -86,20 +89,28 @@ def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: boo
     """
     row, a, b, split = rows.averages, rows.first, rows.second, rows.split
     response, rho, variance, shared, one, grown, jacobian, sizes, parts = rows.overlaps
-    rest = rows.apart / np.maximum(rows.own, _TINY)  # 1 - r
+    turned = rows.turned
+    of_keys, own_part, near = parts / width, 1.0, 1.0
+    if turned is not None:  # rotation turns the products of keys in the scores; r is that of the values
+        of_keys, own_part, near = of_keys * turned.products(a, b), turned.stretch[split:], 1 - turned.lost
+    rest = rows.apart * own_part / np.maximum(rows.own, _TINY)  # 1 - r
     M3, A22 = (row.attraction - 1 + 3 * row.P) / 2, (row.query_noise - row.attraction) / 2
     M4 = row.T - row.P + 2 * M3 - A22
-    terms = terms_of(rows.tokens, row.P, row.T, A22, 1 - rest, width, head_dim, equal_norms)
+    terms = terms_of(rows.tokens, row.P, row.T, A22, 1 - rest, width, head_dim, equal_norms, own_part, near)
     found: Changes = terms.changes  # type: ignore[assignment]
     shares = found.shares if equal_norms else 0.0 * rest
     alone = 1 - row.P
+    in_token = found.in_token + 0.0 * rest
     both = np.array(
-        [found.P, found.T, found.aligned, found.independent, found.less, shares, terms.beside, row.attraction, rest, rows.apart]
-    )
+        [
+            found.P, found.T, found.aligned, found.independent, in_token, found.less, shares, terms.beside,
+            row.attraction * near, rest, rows.apart,
+        ]
+    )  # fmt: skip
     both = both.take(a, axis=1) + both.take(b, axis=1)
     both /= 2
-    P, T, aligned, independent, less, shares, beside, attraction, rest_of_pair, apart = both
-    pair = pair_terms(Changes(P, T, aligned, independent, found.in_token, found.in_query, less, shares), rho)
+    P, T, aligned, independent, in_token, less, shares, beside, attraction, rest_of_pair, apart = both
+    pair = pair_terms(Changes(P, T, aligned, independent, in_token, found.in_query, less, shares), rho)
 
     P2, T2 = shared * (1 + one * (grown - 1)), shared * one * jacobian
     left = alone.take(a) * alone.take(b)
@@ -111,18 +122,20 @@ def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: boo
     two_paths = beside * rho * P2
     product = (response.product + mapped * (1 + asking)) * pair.keys
     asked = pair.asked
-    noise = product_noise(left, attraction, P2, rho)
+    across = rho if turned is None else turned.across
+    noise = product_noise(left, attraction, P2, across)
     if equal_norms:
-        noise = noise - (1 - rest_of_pair**2) * share_noise(left, attraction, P2, rho)
-        norms = -(1 - rest**2) * equal_norm_response(row.P, M3, M4)
+        noise = noise - (1 - rest_of_pair**2) * share_noise(left, attraction, P2, across)
+        norms = -(1 - rest**2) * equal_norm_response(row.P, M3, M4) * near
     else:
         norms = 2 * gaussian_norm_response(row.P, M3, M4)
-    noise[split:] = row.output_noise + norms
+    noise[split:] = row.output_noise * near + norms
     responding = left - T2
     responding[split:] = row.query_noise
+    if turned is not None:
+        responding *= turned.different
     overlap[split:], two_paths[split:] = row.P * (terms.P - 1), row.P * terms.beside
     product[split:] = (row.norm + (row.norm - 1) * per_head) * terms.keys
     asked[split:] = terms.T * terms.asked
-    of_keys = parts / width
     covariance = rows.gain * sizes * of_keys * noise
     return WidthTerms(overlap * apart, two_paths * apart, product, asked, covariance, responding * of_keys)

@@ -30,7 +30,9 @@ class Rotation(NamedTuple):
     same: Array
     """Between two rows, for one key: g of the rows' distance"""
     different: Array
-    """Between two rows, on average over different keys"""
+    """Between two rows, the mean over different keys by which a softmax of both falls (T12)"""
+    level: Array
+    """The same of keys that are not rotated against each other by the rows' distance"""
 
     def of_layer(self, own: Array, apart: Array, of_values: Array, correlation: Array, split: int) -> Turned:
         """The factors at the moments of a layer, over pairs of rows, then from `split` on each row with itself.
@@ -49,7 +51,13 @@ class Rotation(NamedTuple):
         response[split:], keys[split:] = 1.0, 0.0
         rows = np.minimum(np.maximum(correlation * response, -1.0), 1.0)
         stretch = np.where(known, of_values * inverse, 1.0)
-        return Turned(rows, stretch, response, keys, away, 1 - self.different[split:], split)
+        alone = self.different[split:]
+        across = correlation * self.different
+        across[split:] = alone
+        centred = own - (own - of_values) * self.level
+        centred[split:] = apart[split:]
+        per_score = np.where(known, apart / np.where(known & (centred > _TINY * own), centred, 1.0), 1.0)
+        return Turned(rows, stretch, per_score, response * per_score, keys, away, 1 - alone, across, self.different, split)
 
 
 class Turned(NamedTuple):
@@ -59,6 +67,8 @@ class Turned(NamedTuple):
     """Correlation of two rows' scores"""
     stretch: Array
     """The part of values that tokens do not share, over that of scores"""
+    per_score: Array
+    """The part of scores that tokens do not share, mean of both rows, over that in the centring over both windows"""
     response: Array
     """Factor on the response in the path of the queries"""
     keys: Array
@@ -67,7 +77,17 @@ class Turned(NamedTuple):
     """The same product, less that at two different keys"""
     lost: Array
     """Of a row with itself, the share of the product that is lost at two different keys"""
+    across: Array
+    """Product of two queries at two different keys"""
+    different: Array
+    """As :attr:`Rotation.different`"""
     split: int
+
+    def products(self, first: Array, second: Array) -> Array:
+        """For two rows, the product of the parts that tokens do not share in values over that in scores."""
+        own = self.stretch[self.split :]
+        product: Array = own.take(first) * own.take(second)
+        return product
 
     def of_pairs(self, diagonals: Array, product: Array, sizes: Array, apart: Array, one: Array) -> tuple[Array, Array]:
         """The addition to the product of two different keys' gradients, and the factor that removes it from a key with itself.
@@ -81,7 +101,7 @@ class Turned(NamedTuple):
         """
         away = sizes * self.away
         away[self.split :] = product[self.split :] * self.lost
-        part = one * apart
+        part = one * apart / self.per_score
         return diagonals * apart * self.stretch * away, 1 / np.where(part > _TINY, part, np.inf)
 
 
@@ -134,7 +154,7 @@ def rotation_of(
         near, far = over_pairs(rotation, length)
         same, different = np.full(first.size, near), np.full(first.size, far)
         same[split:], different[split:] = 1.0, near
-        return Rotation(np.array([[near]]), same, different)
+        return Rotation(np.array([[near]]), same, different, np.full(first.size, near))
     apart = np.abs(queries.nodes[:, None] - queries.nodes)
     if not queries.dense:  # two tokens near one node are a third of the way to its neighbours apart
         apart = apart + np.diag(np.maximum(1, np.gradient(queries.nodes.astype(float)).astype(int) // 3))
@@ -142,21 +162,68 @@ def rotation_of(
     distance = apart[first, second]
     distance[split:] = 0
     if causal:
-        cosines = kernel(rotation, length)
         lengths = mask.lengths.astype(int)
-        same, different = between_rows(cosines, lengths[first], lengths[second], distance)
-        return Rotation(cosines[apart], same, different)
+        # A pair near the last node ends beyond it.
+        cosines = kernel(rotation, max(length, int((lengths[first] + distance).max())))
+        near = cosines[apart] if queries.dense else around(cosines, queries.nodes, length)
+        same = near[first, second]
+        same[split:] = 1.0
+        return Rotation(near, *between_rows(cosines, lengths[first], lengths[second], distance, same))
     cosines = rotation(np.arange(2 * length - 1))
     same = cosines[distance]
-    return Rotation(cosines[apart], same, (over_all(cosines)[distance] - length * same) / max(length * (length - 1), 1))
+    over = over_all(cosines)
+    different = (over[distance] - length * same) / max(length * (length - 1), 1)
+    return Rotation(cosines[apart], same, different, np.full(first.size, (over[0] - length) / max(length * (length - 1), 1)))
 
 
-def between_rows(cosines: Array, earlier: Array, later: Array, distance: Array, same: Array = None) -> tuple[Array, Array]:
-    """The factors of two causal rows at a distance, by the lengths of their windows; `same` if it is not the cosine there."""
-    short, long = np.minimum(earlier, later), np.maximum(earlier, later)
-    if same is None:
-        same = cosines[distance]
+def around(cosines: Array, nodes: Array, length: int) -> Array:
+    """The mean cosines of two different positions near two nodes, each no further from it than half of the way to the next."""
+    middle = (nodes[1:] + nodes[:-1] - 1) // 2  # nodes count from 1
+    start, end = np.append(0, middle), np.append(middle, length)
+
+    def summed(one: Array, other: Array) -> Array:
+        return over_windows(cosines, np.minimum(one, other), np.maximum(one, other))
+
+    one, other = (start[:, None], end[:, None]), (start[None], end[None])
+    total = summed(one[1], other[1]) - summed(one[0], other[1]) - summed(one[1], other[0]) + summed(one[0], other[0])
+    size = end - start
+    pairs = np.outer(size, size).astype(float)
+    alone = np.diag(size)
+    found: Array = (total - alone) / np.maximum(pairs - alone, 1)
+    single = np.flatnonzero(size == 1)
+    found[single, single] = cosines[min(1, length - 1)]
+    return found
+
+
+def between_rows(
+    cosines: Array, earlier: Array, later: Array, distance: Array, same: Array = None
+) -> tuple[Array, Array, Array]:
+    """The factors of two causal rows at a distance, by the lengths of their windows; `same` if it is not the cosine there.
+
+    That of different keys is the mean that is left when one is taken off in the centring of the keys of both windows.
+    """
+
+    def summed(one: Array, other: Array) -> Array:
+        return over_windows(cosines, np.minimum(one, other), np.maximum(one, other))
+
+    at = cosines[distance]
     common = np.maximum(np.minimum(earlier, later - distance), 0)
-    several = short * long - common
-    different = np.where(several > 0, (over_windows(cosines, short, long) - common * same) / np.maximum(several, 1), same)
-    return same, different
+    one, other = 1 / np.maximum(earlier, 1), 1 / np.maximum(later, 1)
+    weight = common * (1 - one - other + common * one * other)
+
+    def mean(own: Array, at: Array, shared_later: Array, earlier_shared: Array, both: Array) -> Array:
+        """From the sums over common keys and those of the later row, keys of the earlier row and common ones, and all."""
+        fall = common * (at + both * one * other) - shared_later * other - earlier_shared * one
+        return own - np.where(weight > _TINY, fall / np.maximum(weight, _TINY), 0.0)
+
+    same = at if same is None else same
+    # Counted back from each row, then from the first key of the earlier one.
+    different = mean(
+        same, at, summed(common, later), summed(earlier, distance + common) - summed(earlier, distance), summed(earlier, later)
+    )
+    start, end = earlier - common, earlier + distance
+    beyond = summed(earlier, end - later)
+    every = summed(earlier, end) - beyond
+    of_common = every - summed(start, end) + summed(start, end - later)
+    level = mean(1.0, 1.0, of_common, summed(earlier, earlier) - summed(earlier, start), every)
+    return same, different, level

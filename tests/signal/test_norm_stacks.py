@@ -133,6 +133,33 @@ def test_a_pre_norm_stack(monkeypatch):
         assert predicted(tree, made)[1] < 0.92 * spread
 
 
+def test_one_key_head(monkeypatch):
+    """Heads that share their keys and values spread the stream more, and the gradient is larger for it."""
+    draws = 2500
+    tree = Transformer(
+        4, 60, 4, kv_heads=1, vocab=100, context=16, kind="decoder", norm="rmsnorm", activation="silu", gated=True, bias=False,
+        positions="none",
+    )  # fmt: skip
+    made = recipe(tree, "xavier")
+    parts = [simulate(tree, made, CORRELATION, 250, seed) for seed in range(draws // 250)]
+    forward, gradient = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    top, front = forward[-1, 0], gradient[0, 0]
+    error = front.std() / math.sqrt(draws)
+    now = predicted(tree, made)
+    assert abs(now[0] - front.mean()) < 3 * error
+    assert now[1] == pytest.approx(top.std() / top.mean(), rel=0.05)
+    right = type(tree.attention).draw_spread
+    with monkeypatch.context() as patch:  # values of as many features as there are in the stream
+
+        def square(self, x, site):
+            return DrawSpread.of_matrices(1.0, 3.0, 1.0, right(self, x, site).whole)
+
+        patch.setattr(type(tree.attention), "draw_spread", square)
+        before = predicted(tree, made)
+    assert before[0] < front.mean() - 4 * error
+    assert before[1] < 0.85 * top.std() / top.mean()
+
+
 def test_norms_on_the_output_of_branches(monkeypatch):
     tree, made = ends("sandwich")
     (gradient, spread, covariance), (error, covariance_error) = measured(tree, made)

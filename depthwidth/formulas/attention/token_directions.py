@@ -88,28 +88,43 @@ def token_terms(
 
 
 def terms_of(
-    found: Any, P: Any, T: Any, A22: Any, correlation: Any, width: Any, head_dim: int | None, equal_norms: bool
+    found: Any,
+    P: Any,
+    T: Any,
+    A22: Any,
+    correlation: Any,
+    width: Any,
+    head_dim: int | None,
+    equal_norms: bool,
+    own_part: Any = 1.0,
+    rotation: Any = 1.0,
 ) -> TokenTerms:
-    """As :func:`token_terms`, from the averages of a row and its logits."""
+    """As :func:`token_terms`, from the averages of a row and its logits.
+
+    Parameters
+    ----------
+    own_part : of the variance of a row's logits, the part by what tokens do not share; less than 1 if positions are rotary.
+    rotation : the mean cosine between two keys of a row.
+    """
     one, apart = 1 / width, 1 - correlation
     own = 1 - A22 / (T + _TINY)  # of T, the share on the Jacobian's diagonal
     share = apart * apart * one if equal_norms else 0.0
-    shares = 2 * one * (1 - apart * apart) * own if equal_norms else 0.0
+    shares = 2 * one * (1 - apart * apart) * own * own_part * rotation if equal_norms else 0.0
     # Of a gradient at a query the part along it comes back through the logits: 1/d_h of it, and 1/d of either token.
     in_query, aligned = 1 / head_dim if head_dim else 0.0, found.aligned - 1
     growth = abs(found.P_growth)  # never negative, but for rounding at variance 0
     changes = Changes(
-        found.P_spread * one - share / 4 * found.P_tails,
-        found.T_spread * one - share / 4 * found.T_tails,
+        found.P_spread * one - share * own_part**2 / 4 * found.P_tails,
+        found.T_spread * one - share * own_part**2 / 4 * found.T_tails,
         aligned,
         4 * P * growth / (1 - P + _LEAST_LEFT),
-        one,
+        one * own_part,
         in_query,
-        share * found.weighted,
+        share * own_part * found.weighted,
         shares,
     )
-    asked = grown((2 * one + in_query) * aligned - 2 * changes.less + shares)
-    keys = grown(changes.T - changes.less + one * aligned)
+    asked = grown((2 * changes.in_token + in_query) * aligned - 2 * changes.less + shares)
+    keys = grown(changes.T - changes.less + changes.in_token * aligned)
     return TokenTerms(grown(changes.P), grown(changes.T), asked, keys, 2 * growth * one, changes)
 
 
