@@ -11,6 +11,7 @@ from depthwidth.layers.rotary import Rotary
 from depthwidth.signal import attention as module
 from depthwidth.signal.attention import TokenAttention
 from depthwidth.signal.positions import Positions
+from depthwidth.signal.rotation import Turned
 
 LABELS = [name for name in SETTINGS[0] if name != "correlation"]
 
@@ -101,6 +102,15 @@ def test_rotations_between_rows_are_told_apart(monkeypatch):
             off = worst(setting, values, errors, predicted(setting))
             assert off[3] > 0.1
             assert off[5] > 0.04
+
+
+@pytest.mark.slow
+def test_products_of_tokens_are_turned_as_well(monkeypatch):
+    """Taken as large as the unshared part of the scores, the noise of products is seen in the path through queries."""
+    ((setting, (values, errors)),) = (one for one in kept() if one[0]["rotary"] == "1" and float(one[0]["correlation"]) > 0.5)
+    assert worst(setting, values, errors, predicted(setting))[2] < ROTARY[2]
+    monkeypatch.setattr(Turned, "products", lambda self, first, second: np.ones(first.size))
+    assert worst(setting, values, errors, predicted(setting))[2] > 3 * ROTARY[2]
 
 
 def _still(*given):
