@@ -403,7 +403,7 @@ class _Layer:
         low, high = min(cs.min(), qs.min()), max(cs.max(), qs.max())
         middle, reach = (low + high) / 2, (high - low) / 2
         x, xq = cs - middle, qs - middle
-        own, apart, column, n, of_values = self._window_moments(x, xq, values - middle)
+        own, apart, column, n, of_values = _window_moments(owner, sums, x, xq, values - middle)
         lone, several_keys, one = owner.lengths(n)
         if lone.size:  # a single token has no part that tokens do not share; nor has any, in windows of one
             apart[lone] = apart[several_keys[0]] if several_keys.size else 0.0
@@ -476,18 +476,12 @@ class _Layer:
             covariance += _mixed(told, terms_of_width.covariance, 0.0)
             response += _mixed(told, terms_of_width.response, 0.0)
         if owner.width is not None and told is not _ALL:
-            self._stir(covariance, response, parts, turned, tokens, one * shared * jacobian, 1 - told)
+            stir = (1 - told) * (parts if turned is None else parts * turned.products(a, b) * turned.different) / owner.width
+            added, responding = _stirred(rows, a, b, split, q, tokens, one * shared * jacobian)
+            covariance += gain * stir * added
+            response += stir * responding
         self._add_noise(covariance, response, apart)
         self.covariance, self.response = covariance, response
-
-    def _window_moments(self, x: Array, xq: Array, values: Array) -> tuple[Array, Array, Array, Array, Array]:
-        """Those of the sums, and if positions are rotary the part of the values that tokens do not share."""
-        found: tuple[Array, Array, Array, Array] = self.sums.window_moments(x, xq)
-        if self.owner.rotation is None:
-            return *found, None
-        own, apart, column, _ = found
-        _, of_values, _, n = self.sums.window_moments(values, xq)  # tokens repeat if their values do
-        return own, apart, column, n, of_values
 
     def _turned(self, of_values: Array, apart: Array, correlation: Array) -> Turned | None:
         """Rotation between the rows; `of_values` is the part that tokens do not share in the values of each row."""
@@ -528,28 +522,6 @@ class _Layer:
         per_key = told * stretch / np.where(known, np.maximum(squares, _LEFT * stretch * alone), np.inf)
         self.e[0] += terms.overlap * per_key
         self.two_paths = terms.two_paths * per_key
-
-    def _stir(
-        self,
-        covariance: Array,
-        response: Array,
-        parts: Array,
-        turned: Turned | None,
-        tokens: Array,
-        jacobians: Array,
-        rest: Any,
-    ) -> None:
-        """Add the `rest` of the fluctuations of token products, which the terms of width lack."""
-        owner, rows, split = self.owner, self.rows, self.owner.split
-        if turned is not None:
-            parts = parts * turned.products(owner.first, owner.second) * turned.different
-        stir = rest * parts / owner.width  # off the diagonal, their variance about the mean
-        left = 1 - rows.P
-        kept = left[owner.first] * left[owner.second]
-        added, responding = kept * tokens, kept - jacobians
-        added[split:], responding[split:] = self.q * rows.output_noise, rows.query_noise
-        covariance += self.gain * stir * added
-        response += stir * responding
 
     def _add_noise(self, covariance: Array, response: Array, apart: Array) -> None:
         """Add fluctuations of rows with themselves: dropout, and the bias."""
@@ -657,6 +629,28 @@ def _copied(sums: Any) -> Any:
 def _mixed(share: Any, one: Array, other: Any) -> Array:
     """The mean of two numbers with this share of the first, which is 1 in most layers."""
     return one if share is _ALL else share * one + (1 - share) * other
+
+
+def _window_moments(
+    owner: TokenAttention, sums: Any, x: Array, xq: Array, values: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Those of the sums, and if positions are rotary the part of the values that tokens do not share."""
+    own, apart, column, n = sums.window_moments(x, xq)
+    if owner.rotation is None:
+        return own, apart, column, n, None
+    _, of_values, _, n = sums.window_moments(values, xq)  # tokens repeat if their values do
+    return own, apart, column, n, of_values
+
+
+def _stirred(
+    rows: RowResponse, first: Array, second: Array, split: int, q: Array, tokens: Array, jacobians: Array
+) -> tuple[Array, Array]:
+    """Responses of output and gradient to the noise in products of tokens, without the terms of :mod:`.attention_width`."""
+    left = 1 - rows.P
+    kept = left[first] * left[second]
+    added, responding = kept * tokens, kept - jacobians
+    added[split:], responding[split:] = q * rows.output_noise, rows.query_noise
+    return added, responding
 
 
 def _terms(x: float) -> int:
