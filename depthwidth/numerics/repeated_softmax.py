@@ -109,6 +109,8 @@ def _of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, 
     spacing = (13.5 + 2 * reach) / (_TIMES - 1)
     t = np.exp(-9.0 - reach + spacing * np.arange(_TIMES)) / (n * np.exp((shared + own) / 2))[:, None]
     step = spacing * t  # dt
+    # Before the first time integrands are constant: its step stands for all earlier ones, a geometric series.
+    step[:, :1] /= -np.expm1(-spacing)
     each = np.exp(np.multiply.outer(np.sqrt(shared), x))[:, :, None] * np.exp(np.multiply.outer(np.sqrt(own), z))[:, None]
     fallen = t[:, :, None, None] * -each[:, None]  # -t e^(s + z)
     decay = np.exp(fallen)

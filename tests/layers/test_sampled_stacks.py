@@ -27,9 +27,6 @@ CASES = {
     "without width": ({}, "xavier", {"finite_width": False}),
 }  # fmt: skip
 DEPTH = 64
-LARGEST = {"decoder": (8e-5, 2e-5, 1e-3, 3e-3, 5e-4)}
-"""Largest errors of cases above the stated ones. In the decoder the covariance of equal tokens rises above that of different
-ones at block 31; before, the two are not told apart, and the stream has a step there that no polynomial follows."""
 
 
 def errors(choices, scheme, given, patch):
@@ -56,15 +53,17 @@ def errors(choices, scheme, given, patch):
 def test_sampled_blocks_agree_with_every_block(name, monkeypatch):
     count, found = errors(*CASES[name], monkeypatch)
     assert count < (0.95 if name == "post-norm" else 0.8 if name.startswith("post") else 0.6) * DEPTH
-    assert (np.array(found) < LARGEST.get(name, (4e-5, 2e-5, 1e-3, 2e-3, 1e-4))).all(), found
+    assert (np.array(found) < (4e-5, 2e-5, 1e-3, 1e-3, 1e-4)).all(), found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("constant", "value", "which"), [("_TOLERANCE", 0.1, 0), ("_NEGLIGIBLE", 0.5, 3)])
-def test_the_agreement_needs_the_stated_tolerances(constant, value, which, monkeypatch):
+@pytest.mark.parametrize(
+    ("constant", "value", "name", "which"), [("_TOLERANCE", 0.1, "branches that fall", 0), ("_NEGLIGIBLE", 0.5, "decoder", 3)]
+)
+def test_the_agreement_needs_the_stated_tolerances(constant, value, name, which, monkeypatch):
     """Long steps, or series of two terms, are seen."""
     from depthwidth.layers import gaps
 
     monkeypatch.setattr(module if hasattr(module, constant) else gaps, constant, value)
-    _, found = errors(*CASES["decoder"], monkeypatch)
-    assert found[which] > (4e-5, 0, 0, 2e-3)[which]
+    _, found = errors(*CASES[name], monkeypatch)
+    assert found[which] > (4e-5, 0, 0, 1e-3)[which]

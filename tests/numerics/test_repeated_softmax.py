@@ -54,7 +54,15 @@ def test_without_repetitions_a_position_has_the_overlap_of_independent_scores(n,
 
 
 def test_equal_scores_leave_every_row_uniform():
-    assert repetition(0.05, 20, 0.0, 0.0) == pytest.approx((1.0, 1.0, 1.0), rel=1e-3)
+    assert repetition(0.05, 20, 0.0, 0.0) == pytest.approx((1.0, 1.0, 1.0), rel=1e-6)
+
+
+@pytest.mark.parametrize(("pair", "n", "own"), [(0.01, 16, 1.0), (0.1, 48, 3.0), (0.01, 8192, 0.3)])
+def test_positions_that_share_no_score_are_like_those_of_different_tokens(pair, n, own):
+    """Two of one row have what the squares of its weights leave, and two of two rows have 1."""
+    found = repetition(pair, n, 0.0, own)
+    assert found.other_row == pytest.approx(1.0, rel=1e-6)
+    assert found.same_row == pytest.approx((1 - found.itself / n) / (1 - 1 / n), rel=1e-6)
 
 
 @pytest.mark.parametrize("vocab", [2, 10, 1000, 128_256])
