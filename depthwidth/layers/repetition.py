@@ -222,42 +222,50 @@ class _KindsTable:
     Equal tokens correlate more than different ones, by at most 1, but for the rounding of corrections to first order. Each of
     three regions has a table, made when first needed. The variables are the larger of the two angles whose cosines the
     correlations are, and the ratio of the chords of both, in which moments are smooth even where a correlation is near 1; above
-    1 the excess takes the place of the ratio.
+    1 the excess takes the place of the ratio. Most streams start at small angles, which become smaller: the first table of a
+    region then ends before the right angle.
     """
 
     def __init__(self, outputs: Callable[[Any], Any], size: float) -> None:
         """`outputs` maps the covariances (2, n) of tokens of second moment `size` to an array (n, m)."""
         self._outputs, self._size = outputs, size
-        self._tables: dict[str, PlaneTable] = {}
+        self._tables: dict[str, tuple[float, PlaneTable]] = {}
 
-    def _table(self, region: str) -> PlaneTable:
+    def _table(self, region: str, angle: float) -> PlaneTable:
+        """The table of a region that reaches this angle."""
         import numpy as np
+
+        end, table = self._tables.get(region, (-1.0, None))
+        if table is not None and angle <= end:
+            return table
 
         def values(angles: Any, ratios: Any) -> Any:
             wide = np.cos(angles)
             narrow = 1 - (1 - wide) * ratios**2 if region != "above" else 1 + _EXCESS * ratios
             return self._outputs(self._size * np.stack([narrow, wide] if region == "lower" else [wide, narrow]))
 
-        return PlaneTable(values, 0.0, math.pi / 2, orders=9 if region != "above" else 3)
-
-    def of_region(self, cosine: float, equal: float) -> tuple[str, PlaneTable]:
-        """The region of a correlation of two different tokens and of two equal ones, and its table."""
-        region = "above" if equal > 1 else "lower" if equal < cosine else "between"
-        table = self._tables.get(region)
-        if table is None:
-            table = self._tables[region] = self._table(region)
-        return region, table
+        intervals = _INTERVALS if table is not None or angle > _SMALL_ANGLE * math.pi / 2 else round(_SMALL_ANGLE * _INTERVALS)
+        end = intervals / _INTERVALS * math.pi / 2
+        table = PlaneTable(values, 0.0, end, intervals + 1, orders=9 if region != "above" else 3)
+        self._tables[region] = end, table
+        return table
 
     def __call__(self, cosine: float, equal: float) -> list[float]:
         """The values at the correlation of two different tokens and of two equal ones."""
-        region, table = self.of_region(cosine, equal)
-        if region == "between":
-            return table(math.acos(cosine), math.sqrt((1 - equal) / (1 - cosine)) if cosine < 1 else 0.0)
-        if region == "lower":
-            return table(math.acos(equal), math.sqrt((1 - cosine) / (1 - equal)))
-        return table(math.acos(cosine), min(1.0, (equal - 1) / _EXCESS))
+        if equal > 1:
+            region, angle, other = "above", math.acos(cosine), min(1.0, (equal - 1) / _EXCESS)
+        elif equal < cosine:
+            region, angle, other = "lower", math.acos(equal), math.sqrt((1 - cosine) / (1 - equal))
+        else:
+            region, angle = "between", math.acos(cosine)
+            other = math.sqrt((1 - equal) / (1 - cosine)) if cosine < 1 else 0.0
+        return self._table(region, angle)(angle, other)
 
 
+_INTERVALS = 64
+"""Of a table, up to the right angle."""
+_SMALL_ANGLE = 0.6
+"""The end of a table that starts at smaller angles, as a share of the right angle."""
 _EXCESS = 0.1
 """Largest excess of a correlation over 1 that is told from larger ones."""
 
@@ -296,7 +304,7 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
         table: Any = _KindsTable(of_part, size) if isinstance(x, TokenSignal) else _angle_table(of_part, size)
         if isinstance(table, _KindsTable):
             c, equal = _state(x)[1:3]
-            table.of_region(c / size, equal / size)
+            table(min(1.0, c / size), equal / size)  # made where the stream is, it gives `draws`
         normalised, share = None, 1.0
         if part.norm_stream is not None:
             share = _norm_share(part.norm_stream)

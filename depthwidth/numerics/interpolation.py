@@ -94,10 +94,10 @@ class PlaneTable:
     def __init__(self, functions: Callable[[Any, Any], Any], low: float, high: float, nodes: int = 65, orders: int = 9) -> None:
         import numpy as np
 
-        from .chebyshev import chebyshev_coefficients, chebyshev_nodes
+        from .chebyshev import chebyshev_coefficients
 
-        x, y = np.linspace(low, high, nodes), (chebyshev_nodes(orders) + 1) / 2
-        values = np.asarray(functions(np.repeat(x, orders), np.tile(y, nodes))).reshape(nodes, orders, -1)
+        x, *points = _plane(low, high, nodes, orders)
+        values = np.asarray(functions(*points)).reshape(nodes, orders, -1)
         along = chebyshev_coefficients(orders) @ values
         # For each interval, rows of one order and columns of one function and one power of the distance.
         pieces = spline(x, along.reshape(nodes, -1)).reshape(4, nodes - 1, orders, -1).transpose(1, 2, 3, 0)
@@ -120,6 +120,17 @@ class PlaneTable:
         return [
             ((parts[k] * t + parts[k + 1]) * t + parts[k + 2]) * t + parts[k + 3] for k in range(0, len(parts), 4)
         ]  # fmt: skip
+
+
+@functools.lru_cache(maxsize=16)
+def _plane(low: float, high: float, nodes: int, orders: int) -> tuple[Any, Any, Any]:
+    """The nodes of the first variable of a :class:`PlaneTable`, and both at each of its points; not to be changed."""
+    import numpy as np
+
+    from .chebyshev import chebyshev_nodes
+
+    x, y = np.linspace(low, high, nodes), (chebyshev_nodes(orders) + 1) / 2
+    return x, np.repeat(x, orders), np.tile(y, nodes)
 
 
 def spline(x: Any, values: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -205,7 +204,9 @@ def linear_states(maps: Array, start: Array) -> Array:
 
     Notes
     -----
-    Runs of about sqrt(n) steps are multiplied side by side.
+    Neighbouring maps are multiplied, then neighbouring products, until about sqrt(n) are left. These take the first state to
+    some of the others, one after the other; each further state follows from one before it by one map or product. Longer
+    products could leave the range of numbers where no state does.
 
     Examples
     --------
@@ -215,17 +216,17 @@ def linear_states(maps: Array, start: Array) -> Array:
     """
     import numpy as np
 
-    n, m, _ = maps.shape
-    length = max(1, math.isqrt(n))
-    runs = -(-n // length)
-    padded = np.concatenate([maps, np.broadcast_to(np.eye(m), (runs * length - n, m, m))]).reshape(runs, length, m, m)
-    products = padded.copy()
-    for k in range(1, length):
-        np.matmul(padded[:, k], products[:, k - 1], out=products[:, k])
-    starts = np.empty((runs, m, 1))
-    state = start[:, None]
-    for k in range(runs):
-        starts[k] = state
-        state = products[k, -1] @ state
-    states = (products @ starts[:, None]).reshape(-1, m)[:n]
-    return np.concatenate([start[None], states])
+    products = [maps]
+    while len(products[-1]) ** 2 > 2 * len(maps):
+        each = products[-1]
+        products.append(each[1::2] @ each[: len(each) // 2 * 2 : 2])
+    few = [start]
+    for product in products.pop():
+        few.append(product @ few[-1])
+    states = np.array(few)
+    for each in reversed(products):
+        finer = np.empty((len(each) + 1, len(start)))
+        finer[::2] = states
+        finer[1::2] = (each[::2] @ states[: (len(each) + 1) // 2, :, None])[:, :, 0]
+        states = finer
+    return states

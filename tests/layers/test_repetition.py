@@ -216,6 +216,22 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
     assert singly.covariance[1] != pytest.approx(singly.covariance[0], rel=3e-6)  # kinds differ, or nothing was compared
 
 
+def test_a_table_of_two_kinds_grows_with_the_angle():
+    """Small angles first, which a short table holds, and then larger ones, in each of its three regions."""
+    points = []
+
+    def outputs(covariance):
+        c, equal = covariance / 2.0
+        points.append(c.size)
+        return np.stack([np.arccos(np.minimum(c, 1.0)) * equal, equal + c**3], axis=-1)
+
+    table = module._KindsTable(outputs, 2.0)
+    for c, equal in ((0.8, 0.9), (0.9, 0.8), (0.8, 1.04), (0.95, 1.0), (0.1, 0.7), (0.7, 0.1), (0.1, 1.01)):
+        assert table(c, equal) == pytest.approx([math.acos(c) * equal, equal + c**3], rel=1e-6)
+    small = round(module._SMALL_ANGLE * 64) + 1
+    assert points == [small * 9, small * 9, small * 3, 65 * 9, 65 * 9, 65 * 3]
+
+
 @pytest.mark.parametrize("times", [3, 24])
 def test_a_gradient_of_two_kinds_and_its_leaning_pass_a_branch_together_as_apart(times, monkeypatch):
     one = block(Block, eps=1e-9, causal=False)
