@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -18,16 +17,20 @@ QUIET_VARIABLE = "DEPTHWIDTH_QUIET"
 """Environment variable that, if it is not empty, turns progress reports off like ``--quiet``."""
 
 
-@dataclass(frozen=True, eq=False)
 class _Part:
-    words: str | Callable[[], str]
-    done: Callable[[], float] | None
-    span: float
-    facts: Callable[[], Mapping[str, float]] | None
+    """The arguments of :func:`during`: a plain class, because every command loads it, and a dataclass takes long to define."""
+
+    def __init__(
+        self,
+        words: str | Callable[[], str],
+        done: Callable[[], float] | None,
+        span: float,
+        facts: Callable[[], Mapping[str, float]] | None,
+    ) -> None:
+        self.words, self.done, self.span, self.facts = words, done, span, facts
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """The progress of a computation at one moment."""
 
     words: str

@@ -172,3 +172,10 @@ def test_a_plain_frozen_dataclass_extends_it():
         More(1).own = 7
     with pytest.raises(TypeError, match="non-frozen"):
         dataclasses.dataclass(type("Loose", (PART,), {}))
+
+
+def test_an_argument_with_a_default_comes_last():
+    for decorator in (frozen, dataclasses.dataclass(frozen=True)):
+        with pytest.raises(TypeError):
+            decorator(type("Odd", (), {"__annotations__": {"first": "int", "second": "int"}, "first": 1}))
+    assert frozen(type("Even", (), {"__annotations__": {"first": "int", "second": "int"}, "second": 1}))(2).second == 1

@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import printable
 from ..progress import current_progress, for_people, for_people_roughly
+from ..values import frozen
 
 FIRST_S = 2.0
 """Seconds of work after which a terminal shows progress."""
@@ -30,7 +30,7 @@ FRAME_S = 0.25
 """Interval in seconds between two pictures on a terminal."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Line:
     """One line of progress: words, a bar, and words after the bar."""
 

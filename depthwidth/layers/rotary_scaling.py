@@ -7,15 +7,15 @@ keys by a factor a, so that the scores of rotated dimensions are a^2 times large
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError, shown
+from ..values import frozen
 
 KINDS = ("linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
 
 
-@dataclass(frozen=True)
+@frozen
 class RotaryScaling:
     """A way to stretch rotary positions.
 

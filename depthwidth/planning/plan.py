@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from ..architecture import Transformer
 from ..display import Overview, with_overview
 from ..errors import InputError
 from ..quantities import format_bytes, format_count, numbered, plain_number
+from ..values import frozen_fields
 from . import policy
 from .budget import Budget
 from .caveats import EXPERTS_CAVEAT, measured_cost, penalty_caveats, penalty_error, shape_caveats
@@ -77,7 +78,7 @@ class KnownShape(NamedTuple):
 
 
 @with_overview
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen_fields
 class Plan:
     """The answer to a budget, with everything that the command line prints of it."""
 

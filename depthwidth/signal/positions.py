@@ -10,7 +10,7 @@ Derivation: docs/derivations/tokens.md, (T1) and (T2).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..checks import whole
 from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.interpolation import lagrange_weights, spline, spline_values
+from ..values import frozen_fields
 
 Array = Any
 
@@ -28,7 +29,7 @@ ALL_NODES = _FIRST + 2
 """Length of the sequences up to which every position is a node."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen_fields
 class Positions:
     """Nodes among the positions of a sequence.
 
@@ -243,7 +244,7 @@ class Positions:
         return q, c
 
 
-@dataclass(frozen=True, eq=False)
+@frozen_fields
 class Distances(Positions):
     """Nodes among the positions of a sequence, and several distances back from each node.
 
@@ -330,7 +331,7 @@ class Distances(Positions):
         return result
 
 
-@dataclass(frozen=True, eq=False)
+@frozen_fields
 class Alike(Positions):
     """A single node for exchangeable tokens without a mask, pairs of equal tokens apart, in one block or in several at once.
 

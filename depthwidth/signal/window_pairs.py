@@ -16,13 +16,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..checks import whole
 from ..errors import InputError
+from ..values import frozen_fields
 from .positions import Array, Positions, neighbor_weights
 
 _FIRST, _START, _STEP, _FAR = 2.0, 1.5, 2.0, 4.0
@@ -41,7 +41,7 @@ _LEAST = 0.2
 """Least gap of nodes, and of distances, in their logarithm: cubics through nodes of unequal gaps are unstable."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen_fields
 class WindowPairs(Positions):
     """Nodes among the positions of a sequence, and pairs at several distances back from each.
 
