@@ -34,7 +34,7 @@ Number = Any
 _SINGLE = 12
 """Ranks that are summed one by one; beyond, groups of ranks at this ratio stand for their middle."""
 _GROUP = 1.6
-_SCORES, _OWN, _SIZES = 20, 8, 3
+_SCORES, _OWN, _SIZES = 20, 16, 3
 _TIMES = 56
 _RARE, _TERMS = 0.1, 9
 """Number of a token's positions in a row below which exponentials are summed as a series, and its terms."""
@@ -106,7 +106,8 @@ def _of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, 
     x, weight = gauss_hermite(_SCORES)
     z, mix = gauss_hermite(_OWN) if own.any() else (np.zeros(1), np.ones(1))
     reach = 1.5 * np.sqrt(shared)[:, None]
-    spacing = (13.5 + 2 * reach) / (_TIMES - 1)
+    # In a short row of scores that vary much, all weights may be small for long.
+    spacing = (13.5 + 2 * reach + 1.5 * np.sqrt(own)[:, None]) / (_TIMES - 1)
     t = np.exp(-9.0 - reach + spacing * np.arange(_TIMES)) / (n * np.exp((shared + own) / 2))[:, None]
     step = spacing * t  # dt
     # Before the first time integrands are constant: its step stands for all earlier ones, a geometric series.

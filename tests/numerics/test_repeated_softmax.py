@@ -48,6 +48,14 @@ def test_repetitions_against_rows_that_are_drawn(rng, vocab, length, shared, own
     assert mean[1] < 1
 
 
+@pytest.mark.parametrize(("n", "variance", "rel"), [(8, 1.0, 1e-5), (100, 3.0, 1e-3), (4096, 2.0, 5e-4)])
+def test_without_repetitions_the_parts_of_a_score_are_alike(n, variance, rel):
+    """Positions of rare tokens: the variance may be that of the token or of the position, integrated by rules of their own."""
+    shared, own = repetition(1e-9, n, variance, 0.0), repetition(1e-9, n, 0.0, variance)
+    assert own.itself == pytest.approx(shared.itself, rel=rel)
+    assert own.itself > 1.5  # or nothing was compared
+
+
 @pytest.mark.parametrize(("n", "variance"), [(2, 1.0), (30, 1.0), (300, 4.0)])
 def test_without_repetitions_a_position_has_the_overlap_of_independent_scores(n, variance):
     assert repetition(1e-9, n, variance, 0.0).itself == pytest.approx(n * overlap(variance, n).P, rel=3e-3)
@@ -57,7 +65,7 @@ def test_equal_scores_leave_every_row_uniform():
     assert repetition(0.05, 20, 0.0, 0.0) == pytest.approx((1.0, 1.0, 1.0), rel=1e-6)
 
 
-@pytest.mark.parametrize(("pair", "n", "own"), [(0.01, 16, 1.0), (0.1, 48, 3.0), (0.01, 8192, 0.3)])
+@pytest.mark.parametrize(("pair", "n", "own"), [(0.01, 4, 3.0), (0.01, 16, 6.0), (0.1, 48, 3.0), (0.01, 8192, 0.3)])
 def test_positions_that_share_no_score_are_like_those_of_different_tokens(pair, n, own):
     """Two of one row have what the squares of its weights leave, and two of two rows have 1."""
     found = repetition(pair, n, 0.0, own)
