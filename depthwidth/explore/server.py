@@ -128,7 +128,7 @@ def listening(port: int) -> socket.socket:
 def serve(opened: socket.socket) -> None:
     """Serve the page on a listening socket until the process is interrupted.
 
-    A thread computes shared integrals meanwhile, for some fifteen seconds, and a process of the lowest priority likely answers.
+    A thread computes shared integrals meanwhile, for some ten seconds, and a process of the lowest priority likely answers.
     """
     gc.freeze()
     gc.set_threshold(_GARBAGE_STEP, 50, 50)

@@ -31,8 +31,10 @@ _PREPARED = (
     *(Settings(budget) for budget in ("7B", "1.2B", "3.5B", "14B", "35B", "75B", "210B")),
     *(Settings("6B", scheme=scheme) for scheme in ("xavier", "mup")),
     *(Settings("6B", context=context) for context in ("2048", "1024", "512", "256", "128")),
+    *(Settings("6B", preset=preset) for preset in ("gpt3", "mixtral")),
+    Settings("600M", preset="vit"),
 )
-"""Budgets from one power of two of the score variance to the next; schemes and contexts beside them."""
+"""Budgets from one power of two of the score variance to the next; schemes, contexts and presets beside them."""
 
 
 class Evidence(NamedTuple):
