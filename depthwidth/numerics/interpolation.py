@@ -261,7 +261,9 @@ class TableFamily:
         weights = np.array(_weights(position - middle))
         first = int(middle.min())
         if first == middle.max():  # which holds for nearly all signals
-            x = np.asarray(x)
+            if isinstance(x, float):
+                columns = np.array([self._grid_table(first + shift)(x, functions) for shift in (-1, 0, 1)])
+                return (columns.T @ weights.reshape(3, -1)).reshape(-1, *parameters.shape)
             axes = max(parameters.ndim, x.ndim)
             found = self._three_tables(first).of_array(x, functions).reshape(3, -1, *(1,) * (axes - x.ndim), *x.shape)
             return (weights.reshape(3, 1, *(1,) * (axes - parameters.ndim), *parameters.shape) * found).sum(0)

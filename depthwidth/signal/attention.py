@@ -352,11 +352,11 @@ class _Tables:
         found = self.responses.repelling
         a, b = self._first[where], self._second[where]
         if self._spread is None:
-            index = self._index
-            at = found[..., index[a], index[b]]
+            index, count = self._index, found.shape[-1]
+            at = found.reshape(*found.shape[:-2], -1).take(index[a] * count + index[b], axis=-1)
         else:
             at = np.einsum("fklnm,pn,pm->fklp", found, self._spread[a], self._spread[b], optimize=True)
-        return Growth(*np.einsum("fklp,kp,lp->fp", at, over_x, over_y))
+        return Growth(*np.einsum("fklp,klp->fp", at, over_x[:, None] * over_y))
 
 
 # ---- one layer ----
@@ -488,8 +488,8 @@ class _Layer:
         owner = self.owner
         if owner.rotation is None:
             return None
-        found = np.stack([self.own, apart, np.where(self.n > 1, of_values, apart)])
-        own, parts, values = (found[:, owner.first] + found[:, owner.second]) / 2
+        found = np.array([self.own, apart, np.where(self.n > 1, of_values, apart)])
+        own, parts, values = (found.take(owner.first, axis=1) + found.take(owner.second, axis=1)) / 2
         return owner.rotation.of_layer(own, parts, values, correlation, owner.split)
 
     def _turn_keys(self, turned: Turned, roots: Array, apart: Array, jacobians: Array, one: Array) -> None:
