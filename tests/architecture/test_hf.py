@@ -616,7 +616,7 @@ BESIDE = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(QUICK, max_examples=12)
+@settings(QUICK, max_examples=8)
 @given(data=st.data())
 def test_changed_configurations_are_read_or_refused(family, data):
     """Nothing but one sentence, whatever the fields hold: each change alone, and all at once."""

@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 
-FEW = settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 def parse(config):
