@@ -51,6 +51,17 @@ def _polynomials(x: float, count: int) -> list[float]:
     return values
 
 
+def chebyshev_derivative(coefficients: Array, order: int = 1) -> Array:
+    """Coefficients of the derivative of a series of Chebyshev polynomials, along the first axis: as many, the last zero."""
+    for _ in range(order):
+        found = np.zeros_like(coefficients)
+        for k in range(len(coefficients) - 1, 0, -1):
+            found[k - 1] = 2 * k * coefficients[k] + (found[k + 1] if k + 1 < len(coefficients) else 0)
+        found[0] /= 2
+        coefficients = found
+    return coefficients
+
+
 def chebyshev_weights(x: Array, count: int) -> Array:
     """Weights of the values at the nodes in their interpolant, evaluated at each `x`; shape (count, points).
 

@@ -19,10 +19,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.polynomial import chebyshev
 
 from .bounds import LARGEST_VARIANCE
-from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes
+from .chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_derivative, chebyshev_nodes
 from .softmax import (
     DEAD,
     LARGEST_DEVIATION,
@@ -146,11 +145,12 @@ class Responses:
 
         x = chebyshev_nodes(_TOKEN_VARIANCES)
         s2 = np.expm1((x + 1) / 2 * self._scale)
+        basis = chebyshev_basis(x, _ROW_VARIANCES)
         steep = (2 / self._scale * s2 / (1 + s2))[:, None]  # dx/d ln s2
         fields = [*averages_of_rows(np.maximum(s2, _LEAST_VARIANCE), self.lengths)]
         for name in ("P", "T"):
             plain = self.row_table[RowResponse._fields.index(name)]
-            value, slope, bend = (chebyshev.chebval(x, chebyshev.chebder(plain, order)).T for order in range(3))
+            value, slope, bend = (basis.T @ chebyshev_derivative(plain, order) for order in range(3))
             size = np.maximum(value, _TINY)
             fields.append((steep**2 * bend - steep * s2[:, None] / (1 + s2[:, None]) * slope) / size)
             if name == "P":

@@ -93,18 +93,16 @@ def averages_of_rows(variances: Array, lengths: Array) -> Array:
     found[0], found[1:] = 1.0, 0.0
     several = np.flatnonzero(lengths >= _FEWEST)
     for at, s2 in enumerate(variances.tolist() if several.size else ()):
-        row = _Row(s2, float(lengths[several[-1]]))
-        for place in several:
-            found[:, at, place] = row.averages(float(lengths[place]))
+        found[:, at, several] = _Row(s2, lengths[several]).averages()
     return found
 
 
 class _Row:
-    """The integrand of the averages at one variance, in rows of up to so many entries."""
+    """The integrands of the averages at one variance, in rows of several lengths, which ascend and are at least 2."""
 
-    def __init__(self, s2: float, longest: float) -> None:
-        sigma, z = math.sqrt(s2), _LOGITS
-        low, high = _BELOW + _DEVIATIONS * sigma + math.log(longest), _ABOVE + _DEVIATIONS * sigma
+    def __init__(self, s2: float, lengths: Array) -> None:
+        sigma, z, self.n = math.sqrt(s2), _LOGITS, lengths
+        low, high = _BELOW + _DEVIATIONS * sigma + math.log(lengths[-1]), _ABOVE + _DEVIATIONS * sigma
         u = _STEP * np.arange(-math.ceil(low / _STEP), math.ceil(high / _STEP))
         y = u[:, None] + sigma * z
         t = np.exp(np.minimum(y, 6.0))
@@ -116,41 +114,43 @@ class _Row:
             kernel = kernel * t
             self.psi.append(kernel @ _WEIGHTS)
         self.one, self.first, self.square = ([part[:, column] for part in self.psi] for column in range(3))
-        self.log_psi = np.where(
+        log_psi = np.where(
             less[:, 0] < 0.5, np.log1p(-np.minimum(less[:, 0], 0.5)), np.log(np.maximum(self.psi[0][:, 0], 1e-300))
         )
+        # A row of two has no third entry, and the factor before its average is 0.
+        others = (np.maximum(lengths - entries, 0)[:, None] for entries in (1, 2, 3))
+        self._powers = [np.exp(np.maximum(number * log_psi, _LEAST)) for number in others]
 
-    def _over_row(self, others: float, *factors: Array) -> float:
-        """The average of a product over so many different entries; `others` of them have no factor."""
-        powers = np.exp(np.maximum(others * self.log_psi, _LEAST))
-        return float(_STEP * (powers * math.prod(factors)).sum())
+    def _over_row(self, entries: int, *factors: Array) -> Array:
+        """For each length the average of a product over so many different entries; the others have no factor."""
+        average: Array = _STEP * (self._powers[entries - 1] @ math.prod(factors))
+        return average
 
-    def _tails(self, others: float, *orders: int) -> float:
+    def _tails(self, *orders: int) -> Array:
         """Of the same, the change by He_4 in every entry."""
-        plain = [self.psi[k][:, 0] for k in orders]
-        changed = others * self._over_row(others - 1, self.psi[0][:, 3], *plain) if others > 0 else 0.0
+        plain, entries = [self.psi[k][:, 0] for k in orders], len(orders)
+        changed = (self.n - entries) * self._over_row(entries + 1, self.psi[0][:, 3], *plain)
         for place, k in enumerate(orders):
-            changed += self._over_row(others, self.psi[k][:, 3], *plain[:place], *plain[place + 1 :])
+            changed += self._over_row(entries, self.psi[k][:, 3], *plain[:place], *plain[place + 1 :])
         return changed
 
-    def averages(self, n: float) -> tuple[float, ...]:
-        one, first, square, over_row, tails = self.one, self.first, self.square, self._over_row, self._tails
+    def averages(self) -> Array:
+        """The first four fields of :class:`TokenAverages`; shape (4, lengths)."""
+        n, one, first, square, over_row, tails = self.n, self.one, self.first, self.square, self._over_row, self._tails
         two = n * (n - 1)
-        P, M3 = n * over_row(n - 1, one[2]), n / 2 * over_row(n - 1, one[3])
-        M4, A22 = n / 6 * over_row(n - 1, one[4]), two / 6 * over_row(n - 2, one[2], one[2])
+        P, M3 = n * over_row(1, one[2]), n / 2 * over_row(1, one[3])
+        M4, A22 = n / 6 * over_row(1, one[4]), two / 6 * over_row(2, one[2], one[2])
         T = P - 2 * M3 + M4 + A22
         # sum_l z_l^2 p_l^2 (1 - 2 p_l + sum p^2)
-        own = n * over_row(n - 1, square[2] - square[3] + square[4] / 6)
-        weighted = own + two / 6 * over_row(n - 2, square[2], one[2])
+        own = n * over_row(1, square[2] - square[3] + square[4] / 6)
+        weighted = own + two / 6 * over_row(2, square[2], one[2])
         # sum_j p_j^2 (z_j - sum_k p_k z_k)^2
-        crossed = two * (over_row(n - 2, first[2], first[1]) - over_row(n - 2, first[3], first[1]) / 3)
-        mean = two / 6 * over_row(n - 2, one[2], square[2])
-        if n > 2:
-            mean += two * (n - 2) / 6 * over_row(n - 3, one[2], first[1], first[1])
+        crossed = two * (over_row(2, first[2], first[1]) - over_row(2, first[3], first[1]) / 3)
+        mean = two / 6 * (over_row(2, one[2], square[2]) + (n - 2) * over_row(3, one[2], first[1], first[1]))
         aligned = own - crossed + mean
-        P_tails = n * tails(n - 1, 2)
-        T_tails = P_tails - n * tails(n - 1, 3) + n / 6 * tails(n - 1, 4) + two / 6 * tails(n - 2, 2, 2)
-        return aligned / T, weighted / T - 1, P_tails / P, T_tails / T
+        P_tails = n * tails(2)
+        T_tails = P_tails - n * tails(3) + n / 6 * tails(4) + two / 6 * tails(2, 2)
+        return np.stack([aligned / T, weighted / T - 1, P_tails / P, T_tails / T])
 
 
 _DENSITY = np.exp(-_LOGITS * _LOGITS / 2) / np.exp(-_LOGITS * _LOGITS / 2).sum()

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from depthwidth.numerics.chebyshev import chebyshev_basis, chebyshev_coefficients, chebyshev_nodes, chebyshev_weights
+from depthwidth.numerics.chebyshev import (
+    chebyshev_basis,
+    chebyshev_coefficients,
+    chebyshev_derivative,
+    chebyshev_nodes,
+    chebyshev_weights,
+)
 
 
 @pytest.mark.parametrize("count", [1, 4, 9, 24])
@@ -15,6 +21,17 @@ def test_interpolation_is_numpys(count):
     assert values @ chebyshev_weights(x, count) == pytest.approx(fit(x), abs=1e-13)
     assert chebyshev_basis(x, count).T @ fit.coef == pytest.approx(fit(x), abs=1e-13)
     assert values @ chebyshev_weights(x, count) != pytest.approx(fit(x) + 1e-9, abs=1e-13)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 14])
+def test_derivatives_are_numpys(count):
+    coefficients, x = np.random.default_rng(count).normal(size=(count, 3)), np.linspace(-1, 1, 7)
+    for order in range(3):
+        series = chebyshev_derivative(coefficients, order)
+        assert series.shape == coefficients.shape
+        expected = np.polynomial.chebyshev.chebval(x, np.polynomial.chebyshev.chebder(coefficients, order))
+        assert chebyshev_basis(x, count).T @ series == pytest.approx(expected.T, rel=1e-12, abs=1e-11)
+    assert count < 3 or chebyshev_derivative(coefficients)[0] != pytest.approx(coefficients[1])
 
 
 def test_a_place_beyond_the_ends_counts_as_the_end():
