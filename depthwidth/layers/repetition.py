@@ -35,6 +35,7 @@ from ..signal import (
     quotient,
 )
 from ..signal.residual import advance, covariance_factor
+from ..values import once
 from .block import BlockLike, Residual
 from .gaps import Sample, pull_near, share_gap
 from .norms import Norm
@@ -212,7 +213,8 @@ class _BranchTable(NamedTuple):
     """Second moment at the output of a post-norm; None without one."""
     norm_share: float
     """Width over features of the post-norm."""
-    draw: DrawSpread
+    draw: Callable[[], DrawSpread]
+    """Known as soon as the table has been read"""
     width: int
 
 
@@ -302,9 +304,6 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
         at, draws = site.at(name), list[Any]()
         of_part = functools.partial(outputs, part, at, draws)
         table: Any = _KindsTable(of_part, size) if isinstance(x, TokenSignal) else _angle_table(of_part, size)
-        if isinstance(table, _KindsTable):
-            c, equal = _state(x)[1:3]
-            table(min(1.0, c / size), equal / size)  # made where the stream is, it gives `draws`
         normalised, share = None, 1.0
         if part.norm_stream is not None:
             share = _norm_share(part.norm_stream)
@@ -313,10 +312,16 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
         read = (block.norm if block.parallel else None) or part.norm_in
         # The stream is scaled once by branches in parallel.
         skip = None if at.scales()[0] == 1 or (block.parallel and steps) else at.scales()[0]
-        draw = DrawSpread(*(None if part is None else float(np.max(part)) for part in draws[0]))
         reads = None if read is None else _norm_share(read)
-        steps.append(_BranchTable(table, skip, reads, normalised, share, draw, part.width))
+        steps.append(_BranchTable(table, skip, reads, normalised, share, once(functools.partial(_draw, draws)), part.width))
     return steps
+
+
+def _draw(draws: list[Any]) -> DrawSpread:
+    """The variation between draws in plain floats, from those of the branch's evaluations, which share it."""
+    import numpy as np
+
+    return DrawSpread(*(None if part is None else float(np.max(part)) for part in draws[0]))
 
 
 def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, times: int) -> Any:
@@ -345,7 +350,10 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, t
 
 def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tuple[float, ...]], tuple[float, ...]]:
     """The map of the stream's moments and spread from one block's input to the next one's, in plain floats."""
-    branches = [(k == 0 or not parallel, step.table.pieces, *step[1:], step.draw.omega) for k, step in enumerate(steps)]
+    branches = [
+        (k == 0 or not parallel, step.table.pieces, *step[1:5], step.draw(), step.width, step.draw().omega)
+        for k, step in enumerate(steps)
+    ]
     acos = math.acos
 
     def advance_block(state: tuple[float, ...]) -> tuple[float, ...]:
@@ -395,7 +403,8 @@ def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, match: float) ->
                 read = step.reads_norm
                 cosines = min(1.0, _normed_cosine(q, c, spread, read)), _normed_cosine(q, equal, spread_equal, read)
             a, a_pair, a_equal, pair_omega = step.table(*cosines)
-            more = step.draw.omega, step.width, step.skip, step.draw, pair_omega
+            draw = step.draw()
+            more = draw.omega, step.width, step.skip, draw, pair_omega
             _, c, spread = advance(q, c, spread, a, a_pair, *more)
             q, equal, spread_equal = advance(q, equal, spread_equal, a, a_equal, *more)
             if spread is not None and spread_equal is not None:
