@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from typing import Any
 
 from . import page
@@ -11,6 +13,11 @@ from .state import answer, stability
 
 def plan_pieces(settings: Settings) -> dict[str, Any]:
     """Headline, results and evidence as pieces of HTML, and a sentence for each setting that is refused."""
+    return _plan_pieces(replace(settings, scheme=""))  # the scheme has no part in them
+
+
+@functools.lru_cache(maxsize=64)
+def _plan_pieces(settings: Settings) -> dict[str, Any]:
     found = answer(settings)
     return {
         "headline": page.headline(found),

@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..analysis.description import LONGEST_DIAGNOSED
@@ -108,9 +108,14 @@ class Stability:
         return self.gradient[0] / self.gradient[-1]
 
 
-@functools.lru_cache(maxsize=64)
 def answer(settings: Settings) -> Answer:
-    """The plan of the settings; refusals have the sentences of the command line."""
+    """The plan of the settings; refusals have the sentences of the command line. All schemes share one."""
+    found = _answer(replace(settings, scheme=""))
+    return replace(found, settings=settings) if settings.scheme else found
+
+
+@functools.lru_cache(maxsize=64)
+def _answer(settings: Settings) -> Answer:
     options, errors = _options(settings)
     try:
         found = make_plan(settings.budget, kind=settings.kind, **options)

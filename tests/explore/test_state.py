@@ -157,3 +157,11 @@ def test_an_initialisation_whose_moments_overflow_is_one_sentence():
 def test_settings_outside_of_the_list_and_long_texts_change_nothing():
     assert Settings.of({"port": "80", "budget": " 7B "}) == Settings.of({"budget": "7B"})
     assert len(Settings.of({"budget": "9" * 10_000}).budget) == 100
+
+
+def test_all_schemes_share_one_plan():
+    plain, other = (answer(Settings.of({**SMALL, "scheme": scheme})) for scheme in ("", "xavier"))
+    assert other.plan is plain.plan
+    assert other.settings.scheme == "xavier"
+    assert other.command == plain.command
+    assert answer(Settings.of({**SMALL, "vocab": "2000"})).plan is not plain.plan
