@@ -249,9 +249,11 @@ def _scale_by_values(attention: Any, mixed: Any, x: AnySignal, source: AnySignal
             return x.of(query_side, query_pair), Signal(float(source_side[0]), float(source_pair[0, 0]))
         return x.of(query_side + source_side, query_pair + source_pair), None
 
+    import numpy as np
+
     # Between a few nodes the error is a thousandth of the largest second moment, which is more than the second moment of a late
     # token in a long row of uncorrelated ones.
-    return x.of(value * mixed.second_moment.clip(0.0), value * mixed.covariance), pull
+    return x.of(value * np.maximum(mixed.second_moment, 0.0), value * mixed.covariance), pull
 
 
 def mix_exchangeable(

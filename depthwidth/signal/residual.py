@@ -152,15 +152,13 @@ def _respond(
     if whole is None:
         # One token's second moment follows itself, by `grown`; the covariance follows itself and both second moments.
         slope = _bounded(_slope(branch, a_pair, low), _STEEPEST * branch) * inverse
-        grown, sizes = 1 + growth * branch * inverse, growth * a_pair * inverse - slope * r
-        own, kept = 1 + growth * quotient(a, q), 1 + slope
-        return (
-            own * own * v,
-            grown * grown * w,
-            grown * (kept * u + sizes * (variance + w) / 2),
-            grown * (kept * x + sizes * w),
-            kept * kept * z + sizes * (2 * kept * x + sizes * w),
-        )
+        kept, sizes = 1 + slope, _by_size(growth, a_pair, inverse, slope * r)
+        mixed, third = kept * u + sizes * (variance + w) / 2, kept * x + sizes * w
+        covariances = kept * kept * z + sizes * (2 * kept * x + sizes * w)
+        if _is_zero(growth):
+            return v, w, mixed, third, covariances
+        grown, own = 1 + growth * branch * inverse, 1 + growth * quotient(a, q)
+        return own * own * v, grown * grown * w, grown * mixed, grown * third, covariances
     # All outputs follow two means of what the branch reads: the slopes of its second moment and of its covariance.
     own_size, own, pair_size, slope = _slopes_by_means(r, low, a_pair, draw, branch, inverse)
     followed = own_size * w + own * x, own_size * x + own * z  # Cov of the second moment's change with either mean
@@ -179,7 +177,18 @@ def _slopes_by_means(
     Those of the second moment, then those of the covariance; `inverse` is that of the stream's second moment.
     """
     own, slope = (_bounded(_slope(draw.whole, part, low), draw.whole) * inverse for part in (branch, a_pair))
-    return draw.growth * branch * inverse - own * r, own, draw.growth * a_pair * inverse - slope * r, slope
+    sizes = (_by_size(draw.growth, part, inverse, each * r) for part, each in ((branch, own), (a_pair, slope)))
+    return next(sizes), own, next(sizes), slope
+
+
+def _is_zero(growth: Number) -> bool:
+    """True of a branch that does not follow the size of what it reads, since a norm is before it."""
+    return isinstance(growth, float) and growth == 0
+
+
+def _by_size(growth: Number, moment: Number, inverse: Number, turned: Number) -> Number:
+    """Slope of a branch's moment by the size of the stream: its own growth, less the change of the correlation."""
+    return -turned if _is_zero(growth) else growth * moment * inverse - turned
 
 
 def _itself(value: Number) -> Number:
