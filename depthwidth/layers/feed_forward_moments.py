@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..formulas.finite_width import (
     correlation_spread,
@@ -18,6 +18,9 @@ from ..formulas.finite_width import (
 )
 from ..numerics.interpolation import Table, TableFamily
 from ..signal import AnySignal, DrawSpread, Number, TokenSignal, Trace, quotient
+
+if TYPE_CHECKING:
+    from .activations import Activation
 
 
 class Unit(NamedTuple):
@@ -187,18 +190,24 @@ def activation_tables(name: str, trace: Trace) -> TableFamily:
     return trace.family(("activation", name), functools.partial(_activation_table, name), _VARIANCE_STEP)
 
 
-@functools.lru_cache(maxsize=512)
-def _activation_table(name: str, variance: float) -> Table:
+@functools.lru_cache(maxsize=16)
+def _function(name: str) -> Activation:
+    """The activation of tables, which keeps what it finds out about its integrals from one variance to the next."""
     from .activations import activation
 
-    f = activation(name)
+    return activation(name)
+
+
+@functools.lru_cache(maxsize=512)
+def _activation_table(name: str, variance: float) -> Table:
+    f = _function(name)
 
     def columns(angles: Any) -> Any:
         import numpy as np
 
         rho = np.cos(angles)
+        both = _pair_columns(name, variance, rho)  # first: its integrals hold those of one token
         single = f.second_moment(variance), f.derivative_second_moment(variance), f.mean(variance)
-        both = _pair_columns(name, variance, rho)
         x = np.arange(-9.0, 9.0, 0.0625) + 0.03125  # no node at 0, where the slopes of some activations jump
         weights, inputs = np.exp(-x * x / 2), x * math.sqrt(variance)
         total = weights.sum()
@@ -221,9 +230,7 @@ def _activation_table(name: str, variance: float) -> Table:
 
 def _pair_columns(name: str, variance: float, rho: Any) -> tuple[Any, Any]:
     """E f(x) f(y) and E f'(x) f'(y) at the correlations of a table, the cosines of evenly spaced angles from 0 to pi."""
-    from .activations import activation
-
-    f = activation(name)
+    f = _function(name)
     if variance <= _WIDE or {"pair_moment", "derivative_pair_moment"} <= set(f.closed_forms):
         return f.pair_moment(variance, rho), f.derivative_pair_moment(variance, rho)
     power = _growth_power(name) if variance > _WIDEST else None
@@ -242,9 +249,8 @@ def _circular_columns(name: str, variance: float, count: int) -> tuple[Any, Any]
     import numpy as np
 
     from ..numerics.circular_pairs import circular_pair_moments
-    from .activations import activation
 
-    f = activation(name)
+    f = _function(name)
     rho = np.cos(np.linspace(0.0, math.pi, count))
     found = []
     for function, moment in ((f, f.pair_moment), (f.derivative, f.derivative_pair_moment)):
@@ -256,9 +262,7 @@ def _circular_columns(name: str, variance: float, count: int) -> tuple[Any, Any]
 @functools.lru_cache(maxsize=64)
 def _growth_power(name: str) -> float | None:
     """p, of at least 1, if f grows as the power p of x far from 0, on one side or on both; otherwise None."""
-    from .activations import activation
-
-    f, powers = activation(name), []
+    f, powers = _function(name), []
     for side in (-1.0, 1.0):
         near, middle, far = (abs(float(f(side * x))) for x in (_FAR, 2 * _FAR, 4 * _FAR))
         if far:

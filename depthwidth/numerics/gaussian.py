@@ -121,6 +121,7 @@ class GaussianMoments:
         self._features = np.array(sorted({0.0, *kinks}))
         self._levels: dict[int, int] = {}
         self._tables: dict[tuple[int, int], Array | None] = {}
+        self._last: tuple[float, tuple[Array, Array, Array]] | None = None
 
     def moments(self, variance: Array, mean: Array = 0.0) -> tuple[Array, Array]:
         """E f(x) and E f(x)^2 for one-dimensional arrays of variances and means.
@@ -137,7 +138,7 @@ class GaussianMoments:
         """E f, E f^2 and the first Hermite coefficients; panels are halved until the result no longer changes."""
         root = np.sqrt(variance)
         if not np.any(mean) and self.kinks in ((), (0.0,)):
-            return self._integrate_by_octave(root, terms)
+            return self._integrate_by_octave(root, terms) if root.size != 1 else self._integrate_alone(root, terms)
         coarse = self._integrate_general(root, mean, 0, 0)
         for level in range(1, FINEST + 1):
             fine = self._integrate_general(root, mean, level, terms)
@@ -145,6 +146,13 @@ class GaussianMoments:
                 return fine
             coarse = fine
         raise self._roughness_error()
+
+    def _integrate_alone(self, root: Array, terms: int) -> tuple[Array, Array, Array]:
+        """The same for one variance and mean 0; that of the last variance is kept, as its moments are asked for one by one."""
+        if self._last is None or self._last[0] != root[0] or len(self._last[1][2]) < terms:
+            self._last = float(root[0]), self._integrate_by_octave(root, terms)
+        values, squares, coefficients = self._last[1]
+        return values.copy(), squares.copy(), coefficients[:terms]
 
     def _integrate_by_octave(self, root: Array, terms: int) -> tuple[Array, Array, Array]:
         """The same for mean 0 and no kinks except at 0: from a table if there are many variances, else by integration."""

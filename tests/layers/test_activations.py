@@ -354,3 +354,11 @@ def test_many_variances_at_once_equal_one_at_a_time(name):
             alone = getattr(activation(name), quantity)(a[i], rho[i], other_variance=b[i])
             scale = math.sqrt(getattr(f, size)(a[i]) * getattr(f, size)(b[i]))
             assert abs(together[i] - alone) < 5e-11 * scale
+
+
+def test_moments_do_not_depend_on_what_was_asked_before():
+    asked = [("mean", (1.0,)), ("pair_moment", (1.0, 0.3)), ("mean", (2.0,)), ("second_moment", (2.0,)), ("mean", (1.0,))]
+    used = activation("tanh(x) + x^2")
+    found = [getattr(used, quantity)(*arguments) for quantity, arguments in asked]
+    assert found == [getattr(activation("tanh(x) + x^2"), quantity)(*arguments) for quantity, arguments in asked]
+    assert found[0] == found[4] != found[2]
