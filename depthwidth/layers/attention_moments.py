@@ -430,7 +430,32 @@ def _columns(
     columns = [without.second_moment, without.covariance]
     for own, total in parts:
         columns += [heads * own, heads * (total - own)]
-    return np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
+    found = np.stack([np.broadcast_to(column, r.shape) for column in columns], axis=-1)
+    turned = None if attention.causal else _rotation(attention, length)
+    return found if turned is None else found + _turned_columns(turned, settings, heads, r)
+
+
+def _turned_columns(turned: Any, settings: dict[str, Any], heads: float, r: Any) -> Any:
+    """The change of the rows of :func:`_columns` by a rotation of the keys, (T11) to (T13)."""
+    import numpy as np
+
+    from ..signal.alike_attention import Setting, alike_attention
+    from ..signal.rotation import over_pairs
+
+    length, one = settings["length"], np.ones_like(r)
+    moments, given = np.array([r, r, one]), np.array([[[0.0], [0.0], [1.0]], [[1.0], [1.0], [0.0]]]) * one
+    width = None if math.isinf(settings["width"]) else settings["width"]
+
+    def columns(rotation: tuple[float, float]) -> Any:
+        setting = Setting(length, 0.0, width, settings["dropout"], rotation)
+        head_dims = np.full(r.shape, settings["head_dim"] or 0)
+        with np.errstate(invalid="ignore"):  # of equal tokens, which there are none of
+            mixed = alike_attention(moments, settings["score_gain"] * one, head_dims, setting)
+            of_own, of_shared = (heads * mixed.pull(g) for g in given)
+        own, pair = mixed.covariance[2], mixed.covariance[0]
+        return np.stack([own, pair, of_own[2], of_shared[2], of_own[0], of_shared[0]], axis=-1)
+
+    return columns(over_pairs(turned, length)) - columns((1.0, 1.0))
 
 
 _TINY = 1e-9

@@ -207,6 +207,8 @@ def _scores(keys: Array, variance: Array, steep: Array, head_dims: Array, settin
     alone, match = 1 / setting.length, setting.match
     kinds = np.array([(1 - alone) * (1 - match), (1 - alone) * match, alone])
     further = keys - keys[0]
+    if match == 0:  # the exponents are those of tokens without repetitions
+        return kinds, np.broadcast_to(kinds[:, None], further.shape), further
     apart, own = further[1], further[2]
     steep = np.broadcast_to(steep, own.shape)
     usual = (own > 0) & (apart > _TINY * own) & (steep * apart > _TINY)

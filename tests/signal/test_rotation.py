@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from depthwidth import Transformer, propagate
 from depthwidth.layers.rotary import Rotary
 from depthwidth.signal import rotation as module
 from depthwidth.signal.attention import TokenAttention
@@ -96,3 +97,19 @@ def test_the_path_through_queries_against_drawn_scores(rng, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "between_rows", over_all_keys)
         assert predicted()[1] < measured[1] - 6 * errors[1]
+
+
+@pytest.mark.slow
+def test_exchangeable_tokens_without_a_mask_are_rotated_as_position_by_position():
+    tree, r = Transformer(1, 64, 4, vocab=100, context=16, kind="encoder", positions="rotary"), 0.6
+    gram = (1 - r) * np.eye(16) + r
+    sites = [("encoder.input", "gradient"), ("encoder.block.0", "forward")]
+
+    def of(tree, **given):
+        frame = propagate(tree, "xavier", **given).set_index(["site", "direction"]).loc[sites]
+        return frame[["second_moment", "covariance"]].to_numpy(dtype=float)
+
+    every = of(tree, gram=gram)
+    assert of(tree, variance=1.0, correlation=r) == pytest.approx(every, rel=0.002)
+    still = of(Transformer(1, 64, 4, vocab=100, context=16, kind="encoder", positions="none"), variance=1.0, correlation=r)
+    assert still[0, 0] < 0.99 * every[0, 0]
