@@ -111,6 +111,26 @@ def test_what_derivations_name_is_in_the_code():
                 assert name.rpartition(".")[2] in defined, f"{page.name} ({number}) names {name}"
 
 
+def places_of(cell):
+    """The names in a cell that are followed by a file or folder in brackets, each with it."""
+    for names, place in re.findall(r"((?:`[\w.]+`(?:, )?)+) \(([\w/]+(?:\.py|/))\)", cell):
+        yield from ((name, ROOT / "depthwidth" / place) for name in re.findall(r"`([\w.]+)`", names))
+
+
+def test_derivations_name_the_files_of_the_code():
+    named = []
+    for page in (ROOT / "docs" / "derivations").glob("*.md"):
+        for number, cell in numbered_formulas(page).items():
+            for name, place in places_of(cell):
+                last, files = name.rpartition(".")[2], [place] if place.suffix else list(place.rglob("*.py"))
+                text = "".join(file.read_text("utf-8") for file in files)
+                assert re.search(rf"^ *(?:def|class) {last}\b|^ +{last}: ", text, re.MULTILINE), f"{page.name} ({number})"
+                named.append(name)
+    assert len(named) > 15
+    place = ROOT / "depthwidth" / "signal" / "x.py"
+    assert [*places_of("`one`, `Two.three` (signal/x.py)")] == [("one", place), ("Two.three", place)]
+
+
 def test_every_page_is_on_the_map():
     """The site takes its navigation from the map."""
     folder = ROOT / "docs"
