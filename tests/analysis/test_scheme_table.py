@@ -19,11 +19,15 @@ from depthwidth.initialization import recipe, schemes
 PAGE = (Path(__file__).parents[2] / "docs" / "schemes.md").read_text(encoding="utf-8")
 
 
+def cells_of(scheme, title, page=PAGE):
+    """The cells of one line after the scheme's name."""
+    part = page.partition(f"## {title}")[2].partition("\n## ")[0]
+    return re.search(rf"^\| {re.escape(scheme)} \|(.*)\|$", part, re.MULTILINE)[1].split(" | ")
+
+
 def on_the_page(scheme, title):
     """The cells of one line: growth, correlation and gradient by depth."""
-    part = PAGE.partition(f"## {title}")[2].partition("\n## ")[0]
-    line = re.search(rf"^\| {re.escape(scheme)} \|(.*)\|$", part, re.MULTILINE)[1]
-    cells = [cell.split("(")[0].split("/") for cell in line.split(" | ")[:3]]
+    cells = [cell.split("(")[0].split("/") for cell in cells_of(scheme, title)[:3]]
     return {layers: tuple(float(x) for x in cell) for layers, cell in zip(DEPTHS, cells, strict=True)}
 
 
@@ -43,6 +47,8 @@ def test_the_page_holds_the_table(scheme, norms):
     rows = [row for row in rows_of(scheme) if row["norms"] == norms]
     page = on_the_page(scheme, TITLES[norms])
     assert {row["depth"] for row in rows} == set(DEPTHS)
+    today = scheme_document(rows)
+    assert cells_of(scheme, TITLES[norms])[3] == cells_of(scheme, TITLES[norms], today)[3]  # the findings
     for row in rows:
         printed = page[row["depth"]]
         assert (row["growth"], row["correlation"], row["gradient"]) == pytest.approx(printed, rel=0.06)
