@@ -189,7 +189,6 @@ class Attention(Branch):
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         from .attention_moments import mix_heads, starting_bias
-        from .attention_sinks import through_sinks
 
         trace, layer = site.trace, site.trace.layer
         if self.window is not None and self.window < trace.length and not (self.causal or self.cross):
@@ -215,6 +214,8 @@ class Attention(Branch):
         weight = value.second_moment - bias
         mixed, pull_heads = mix_heads(self, raw, x, source, query, weight, trace, starting_bias(self, site))
         if self.sinks:
+            from .attention_sinks import through_sinks
+
             logit = site.variance("sinks")
             mixed, pull_heads = through_sinks(self, mixed, pull_heads, raw, x, weight, rotated, logit, trace)
         mixed = site.at("mix").record(mixed.with_bias(bias))

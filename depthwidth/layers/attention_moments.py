@@ -96,10 +96,10 @@ def mix_tokens(
     The first gradient is that of the queries' input, the second that of the source in cross-attention, otherwise None.
     """
     from ..signal.attention import token_attention
-    from ..signal.positions import Alike, Positions
+    from ..signal.positions import Positions
     from ..signal.window_pairs import WindowPairs
 
-    if isinstance(x.positions, Alike):
+    if x.positions.of_kinds:
         found = _mix_alike(attention, scores, x, weight, trace)
         return found if bias is None else _with_bias(attention, found, scores, x, weight, trace, bias)
     normed = attention.query_norm is not None
