@@ -182,8 +182,9 @@ def test_a_stack_of_latent_attention_and_mixtures_is_that_of_built_models():
     With the variation of a single expert between draws the gradient was 27 % too large.
     """
     torch = pytest.importorskip("torch")
+    from drawn_models import drawn_models
+
     from depthwidth import propagate, recipe
-    from verify import build
 
     dense = {"experts": None, "shared_ffn": None, "choice_bias": False, "ffn": 256}
     tree = Transformer(
@@ -193,8 +194,8 @@ def test_a_stack_of_latent_attention_and_mixtures_is_that_of_built_models():
         blocks=(dense, {}, {}, {}),
     )  # fmt: skip
     made, found = recipe(tree, "kaiming"), []
-    for seed in range(24):
-        model, outputs = build(tree, made, seed=seed), []
+    for seed, model in drawn_models(tree, made, 24):
+        outputs = []
         for block in model.decoder.block:
             block.register_forward_hook(lambda module, given, output, outputs=outputs: outputs.append(output))
         generator = torch.Generator().manual_seed(seed)

@@ -166,15 +166,15 @@ def test_forty_eight_blocks(reads):
     With as many tokens in the vocabulary as features, the gradient at the head's input has the variance of that of the logits.
     """
     torch = pytest.importorskip("torch")
-    from verify import build
+    from drawn_models import drawn_models
 
     tree = Transformer(
         depth=48, width=128, heads=2, vocab=128, context=24, kind="encoder", positions="none", norm="rmsnorm", head="lm",
         tied=False, ffn=128, tree=Tree(2, reads),
     )  # fmt: skip
     made, found = recipe(tree, "xavier"), []
-    for seed in range(8):
-        model, outputs = build(tree, made, seed=seed), []
+    for seed, model in drawn_models(tree, made, 8):
+        outputs = []
         for block in model.encoder.block:
             block.register_forward_hook(lambda module, given, output, outputs=outputs: outputs.append(output))
         generator = torch.Generator().manual_seed(seed)

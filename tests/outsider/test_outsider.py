@@ -25,6 +25,7 @@ from depthwidth.layers import (
 torch = pytest.importorskip("torch")
 
 import third_party  # noqa: E402
+from drawn_models import drawn_models  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from verify import build  # noqa: E402
@@ -179,7 +180,7 @@ def test_a_scheme_of_the_users_own_trains_the_scales_of_branches():
 def simulated(tree, scheme, draws, batch=4):
     """Means over draws of the weights, and their standard errors, of :func:`one_draw`."""
     found = recipe(tree, scheme)
-    rows = [one_draw(build(tree, found, seed=seed), tree.stack_name, seed, batch) for seed in range(draws)]
+    rows = [one_draw(model, tree.stack_name, seed, batch) for seed, model in drawn_models(tree, found, draws)]
     table = torch.tensor(rows, dtype=torch.float64)
     return table.mean(0), table.std(0) / draws**0.5
 

@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from drawn_models import drawn_models  # noqa: E402
+
 from depthwidth import Transformer, propagate, recipe  # noqa: E402
 from depthwidth.layers import ALiBi  # noqa: E402
-from verify import build  # noqa: E402
 from verify.models.base import Pass  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -33,8 +34,9 @@ def test_penalties_are_those_of_transformers():
 def simulated(tree, made, correlation, draws):
     """Moments at the output of each block, second moment of the gradient at the first input, with errors."""
     length, width, found = tree.context, tree.width, []
-    for seed in range(draws):
-        model, generator = build(tree, made, seed=seed).eval(), torch.Generator().manual_seed(seed)
+    for seed, model in drawn_models(tree, made, draws):
+        generator = torch.Generator().manual_seed(seed)
+        model.eval()
         shared, own = (torch.randn(2, n, width, generator=generator) for n in (1, length))
         first = x = (math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own).requires_grad_()
         run, moments = Pass(), []

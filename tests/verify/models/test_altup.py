@@ -11,6 +11,7 @@ from depthwidth.layers import AltUp, BlockLike, SequenceAltUp, component
 
 torch = pytest.importorskip("torch")
 
+from drawn_models import drawn_models  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from verify import build  # noqa: E402
@@ -128,7 +129,7 @@ def tokens(batch=4, seed=0):
 
 def simulated(tree, found, draws):
     """Means over draws and their errors: moments after each block, at the top, and of the gradient at the stem's output."""
-    rows = torch.tensor([one_draw(build(tree, found, seed=seed), tree.stack_name, seed) for seed in range(draws)])
+    rows = torch.tensor([one_draw(model, tree.stack_name, seed) for seed, model in drawn_models(tree, found, draws)])
     return rows.double().mean(0), rows.double().std(0) / draws**0.5
 
 

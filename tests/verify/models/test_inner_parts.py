@@ -13,6 +13,7 @@ from depthwidth.layers import ACTIVATIONS, FeedForward, MixtureOfExperts, Traine
 
 torch = pytest.importorskip("torch")
 
+from drawn_models import drawn_models  # noqa: E402
 from test_simulated_parts import by_site, misses, of_tokens, three  # noqa: E402
 
 from verify import build  # noqa: E402
@@ -51,8 +52,7 @@ def drawn(name, draws=48):
     correlation = rows[f"{part}.norm_in", "forward"]["correlation"]
     gamma = rows[f"{part}.{last}", "gradient"]["second_moment"]
     found = []
-    for seed in range(draws):
-        model = build(tree, made, seed=seed)
+    for seed, model in drawn_models(tree, made, draws):
         branch = model.get_submodule(part)
         generator = torch.Generator().manual_seed(seed)
         shared, own = (torch.randn(1, count, 64, generator=generator) for count in (1, tree.context))

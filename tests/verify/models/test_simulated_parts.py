@@ -17,7 +17,8 @@ from depthwidth.layers import RMSNorm
 
 torch = pytest.importorskip("torch")
 
-from verify import build  # noqa: E402
+from drawn_models import drawn_models  # noqa: E402
+
 from verify.jobs.moments import NOISE, TOLERANCE  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -72,8 +73,8 @@ def routed(renormalized, draws=48):
     correlation = rows[f"{PART}.norm_in", "forward"]["correlation"]
     gamma = rows[f"{PART}.mix", "gradient"]["second_moment"]
     found = []
-    for seed in range(draws):
-        part = build(tree, made, seed=seed).encoder.block[0].feed_forward
+    for seed, model in drawn_models(tree, made, draws):
+        part = model.encoder.block[0].feed_forward
         generator = torch.Generator().manual_seed(seed)
         shared, own = (torch.randn(1, count, 64, generator=generator) for count in (1, 32))
         x = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
