@@ -242,15 +242,16 @@ class Responses:
         `correlation` and the responses of pairs have shape (r, n).
         """
         over_variance = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
-        over_x, over_y = over_variance[: self.pairs.shape[1]], self._correlation_basis(correlation)
+        over_x = over_variance[: self.pairs.shape[1]]
+        over_y = chebyshev_basis(self._along_correlation(correlation), self.pairs.shape[2])
         along = (self.pairs[..., 0, 0] @ over_y.reshape(len(over_y), -1)).reshape(-1, len(over_x), *correlation.shape)
         both = np.einsum("fkrp,kp->frp", along, over_x)
         pairs = PairResponse(both[0], both[1], both[2] if len(both) == 3 else correlation)
         return RowResponse(*(self.row_table[:, :, 0] @ over_variance)), pairs
 
-    def _correlation_basis(self, correlation: Array) -> Array:
+    def _along_correlation(self, correlation: Array) -> Array:
         above = np.maximum(correlation, self._low) - self._low
-        return chebyshev_basis(2 * above / (1 - self._low) - 1, self.pairs.shape[2])
+        return 2 * above / (1 - self._low) - 1
 
     def values(self, variance: Array, coefficients: Array) -> Array:
         """Fields at each row's own variance, from coefficients of shape (fields, variances, rows)."""
@@ -266,8 +267,10 @@ class Responses:
 
     def bases(self, variance: Array, correlation: Array) -> tuple[Array, Array]:
         """Chebyshev polynomials of the variance and of the correlation at given points."""
-        over_x = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, self.pairs.shape[1])
-        return over_x, self._correlation_basis(correlation)
+        orders = self.pairs.shape[1:3]
+        both = np.array((2 * np.log1p(variance) / self._scale - 1, self._along_correlation(correlation)))
+        basis = chebyshev_basis(both, max(orders))  # one recurrence for both
+        return basis[: orders[0], 0], basis[: orders[1], 1]
 
 
 @functools.lru_cache(maxsize=64)

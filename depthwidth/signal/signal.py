@@ -188,12 +188,14 @@ class TokenSignal(_TokenMoments):
         """Second moment of a token and covariance of two different tokens, averaged over positions."""
         return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
 
-    @cached_property
+    @property
     def deviation(self) -> Number:
         """As in :class:`Signal`."""
-        if self.spread is None:
-            return math.nan
-        shared = self.positions.pair_mean(self.spread.second_moments)
+        return math.nan if self.spread is None else self._deviation  # most signals have no spread, and nothing to keep
+
+    @cached_property
+    def _deviation(self) -> Number:
+        shared = self.positions.pair_mean(self.spread.second_moments)  # type: ignore[union-attr]
         shared = max(0.0, shared) if isinstance(shared, float) else shared.clip(0.0)
         deviation: Number = shared**0.5 / self.positions.mean(self.second_moment)
         return deviation
@@ -242,12 +244,14 @@ class TokenSignal(_TokenMoments):
 
     def apart(self) -> list[TokenSignal]:
         """The gradients that are side by side."""
-        return [self.of(q, c) for q, c in zip(self.second_moment, self.covariance, strict=True)]
+        return [TokenSignal(q, c, self.positions) for q, c in zip(self.second_moment, self.covariance, strict=True)]
 
     @property
     def first(self) -> TokenSignal:
         """The first of gradients that are side by side; the signal itself if it is alone."""
-        return self if self.second_moment.ndim == 1 else self.of(self.second_moment[0], self.covariance[0])
+        if self.second_moment.ndim == 1:
+            return self
+        return TokenSignal(self.second_moment[0], self.covariance[0], self.positions)
 
     def at_first(self, values: Number) -> Number:
         """Values of tokens as values of the first token of each pair; they broadcast against the covariance."""
