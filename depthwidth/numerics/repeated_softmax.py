@@ -56,11 +56,27 @@ class Repetition(NamedTuple):
 def zipf_classes(pair: float) -> tuple[Array, Array]:
     """Probabilities of tokens, and how many have each, by Zipf's law with this match probability."""
     low, high = 0.0, 650.0  # logarithm of the vocabulary
-    for _ in range(80):
-        middle = (low + high) / 2
-        p, count = _classes_of(middle)
-        low, high = (middle, high) if float(count @ p**2) > pair else (low, middle)
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _match_of(middle) > pair else (low, middle)
     return _classes_of(high)
+
+
+def _match_of(log_vocabulary: float) -> float:
+    """The match probability of the classes of a vocabulary, in plain floats: it is asked for sixty times."""
+    last = math.exp(log_vocabulary)
+    counts = [min(1.0, max(0.0, last - rank + 1)) for rank in range(1, _SINGLE + 1)]
+    total = sum(count / rank for rank, count in enumerate(counts, 1))
+    squares = sum(count / rank**2 for rank, count in enumerate(counts, 1))
+    if last > _SINGLE:
+        groups, first = _groups_to(last), _SINGLE + 0.5
+        step = math.log((last + 0.5) / first) / groups  # of ln(rank), the sum of 1/rank over a group
+        total += groups * step
+        squares += step**2 / (first * math.expm1(step)) * math.expm1(-groups * step) / math.expm1(-step)
+    return squares / total**2
+
+
+def _groups_to(last: float) -> int:
+    return max(1, math.ceil(math.log(last / _SINGLE) / math.log(_GROUP)))
 
 
 def _classes_of(log_vocabulary: float) -> tuple[Array, Array]:
@@ -68,7 +84,7 @@ def _classes_of(log_vocabulary: float) -> tuple[Array, Array]:
     ranks = np.arange(1, _SINGLE + 1, dtype=float)
     count = np.clip(last - ranks + 1, 0.0, 1.0)
     if last > _SINGLE:
-        edges = np.geomspace(_SINGLE + 0.5, last + 0.5, max(2, math.ceil(math.log(last / _SINGLE) / math.log(_GROUP)) + 1))
+        edges = np.geomspace(_SINGLE + 0.5, last + 0.5, _groups_to(last) + 1)
         ranks = np.concatenate([ranks, np.diff(edges) / np.diff(np.log(edges))])
         count = np.concatenate([np.ones(_SINGLE), np.diff(edges)])
     weight = 1 / ranks

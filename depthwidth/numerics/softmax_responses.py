@@ -26,11 +26,12 @@ from .softmax import (
     DEAD,
     LARGEST_DEVIATION,
     LARGEST_PAIR_VARIANCE,
+    Overlap,
     _PairGrid,
     overlap,
     query_pairs,
 )
-from .softmax_grid import LEAST, head_norms
+from .softmax_grid import LEAST, enough_nodes, head_norms
 
 Array = Any
 
@@ -48,6 +49,8 @@ _LEAST_PRODUCT, _REPULSION = (
     2.0,
 )  # the overlap of rows with covariances below -2 nats^2 is negligible, and theta is undefined
 _NORM_NODES = 6
+_SMOOTH_HEAD, _SMOOTH_LARGEST, _SMOOTH_NODES = 32, 1.0, 32
+"""Averages over norms are those of polynomials from so many dimensions on and up to this variance: right to 5e-11."""
 
 
 class RowResponse(NamedTuple):
@@ -125,7 +128,7 @@ class Responses:
         self._scale = math.log1p(largest)
         self._low = max(_LEAST_CORRELATION, -_REPULSION / largest)
         s2 = np.expm1((chebyshev_nodes(_ROW_VARIANCES) + 1) / 2 * self._scale)
-        row = overlap(s2[:, None], n[None, :], head_dim, entropy=False)
+        row = self._averages(s2, n)
         one = np.where(n == 1, 1.0, 1 - 1 / n)  # a row of one entry has no response; the value is arbitrary but finite
         grown = np.maximum((n * row.P - 1) / one, 0)
         fields = [
@@ -137,6 +140,31 @@ class Responses:
         self.row_table = np.einsum("kx,fxn->fkn", chebyshev_coefficients(_ROW_VARIANCES), np.stack(fields))
         self.pairs = self._pair_tables()
         """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
+
+    def _averages(self, s2: Array, n: Array) -> Overlap:
+        """:func:`overlap` for each variance and length, averaged over the norm of a query."""
+        if self._smooth is None or self.head_dim is None:
+            return overlap(s2[:, None], n[None, :], self.head_dim, entropy=False)
+        norms, weights = head_norms(self.head_dim, enough_nodes(self.head_dim))
+        basis = self._smooth_basis(s2[:, None] * norms) @ weights
+        return Overlap(*np.einsum("fkn,kx->fxn", self._smooth, basis), *[np.nan] * 2)
+
+    @functools.cached_property
+    def _smooth(self) -> Array | None:
+        """Chebyshev coefficients, over ln(1 + variance), of the averages for queries of one norm; shape (fields, nodes, n).
+
+        Each norm is another variance. The averages are smooth enough for a few nodes if variances are small; otherwise None.
+        """
+        if self.head_dim is None or self.head_dim < _SMOOTH_HEAD or self.largest > _SMOOTH_LARGEST:
+            return None
+        norms, _ = head_norms(self.head_dim, enough_nodes(self.head_dim))
+        self._reach = math.log1p(self.largest * float(norms.max()))
+        variances = np.expm1((chebyshev_nodes(_SMOOTH_NODES) + 1) / 2 * self._reach)
+        found = np.stack(overlap(variances[:, None], self.lengths, entropy=False)[:-2])
+        return np.einsum("kx,fxn->fkn", chebyshev_coefficients(_SMOOTH_NODES), found)
+
+    def _smooth_basis(self, variances: Array) -> Array:
+        return chebyshev_basis(2 * np.log1p(variances) / self._reach - 1, _SMOOTH_NODES)
 
     @functools.cached_property
     def token_table(self) -> Array:
@@ -186,7 +214,12 @@ class Responses:
         if self.head_dim is None:
             return np.ones((s2.size, n.size))
         norms, weights = head_norms(self.head_dim, _NORM_NODES)
-        jacobians = overlap(np.minimum(s2[:, None, None] * norms, LARGEST_VARIANCE), n[:, None], entropy=False).T * weights
+        if self._smooth is not None:
+            basis = self._smooth_basis(s2[:, None] * norms)
+            jacobians = np.einsum("kn,kxm->xnm", self._smooth[Overlap._fields.index("T")], basis) * weights
+        else:
+            spread = np.minimum(s2[:, None, None] * norms, LARGEST_VARIANCE)
+            jacobians = overlap(spread, n[:, None], entropy=False).T * weights
         total = jacobians.sum(-1)
         return np.where(total > 0, (jacobians * norms).sum(-1) / np.where(total > 0, total, 1.0), 1.0)
 

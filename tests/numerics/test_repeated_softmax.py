@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from depthwidth.formulas.moments import zipf_match_probability
+from depthwidth.numerics import repeated_softmax
 from depthwidth.numerics.repeated_softmax import repetition, repetitions, zipf_classes
 from depthwidth.numerics.softmax import overlap
 
@@ -99,3 +100,12 @@ def test_tables_read_as_the_integrals(head_dim, low, high, error, rng):
     exact = np.array([repetition(0.02, 200.0, v * s, v * (1 - s), head_dim) for v, s in points]).T
     assert found == pytest.approx(exact, rel=error)
     assert found != pytest.approx(exact, rel=1e-10)  # the tables were asked
+
+
+def test_the_match_of_a_vocabulary_is_that_of_its_classes():
+    for log_vocabulary in (0.0, 1.0, 2.45, 2.5, 5.0, 10.8, 200.0):
+        p, count = repeated_softmax._classes_of(log_vocabulary)
+        assert repeated_softmax._match_of(log_vocabulary) == pytest.approx(float(count @ p**2), rel=1e-14)
+    p, count = repeated_softmax.zipf_classes(0.0126)
+    assert count @ p**2 == pytest.approx(0.0126, rel=1e-13)
+    assert count @ p == pytest.approx(1, rel=1e-13)

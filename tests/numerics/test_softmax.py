@@ -169,6 +169,20 @@ def test_a_finer_grid_changes_tables_of_pairs_little(monkeypatch):
     assert np.abs(tables() - fine).max() > 1e-5
 
 
+def test_averages_over_norms_by_polynomials_are_those_of_integrals(monkeypatch):
+    def tables():
+        found = Responses(1.0, (2, 64, 2**17), 32)
+        return found.row_table, found.token_table
+
+    own = tables()
+    monkeypatch.setattr(softmax_responses, "_SMOOTH_NODES", 8)
+    few = tables()
+    monkeypatch.setattr(softmax_responses, "_SMOOTH_LARGEST", 0.5)
+    for quick, rough, exact in zip(own, few, tables(), strict=True):
+        assert np.abs(quick - exact).max() < 1e-10
+        assert np.abs(rough - exact).max() > 1e-8
+
+
 def test_fewer_norms_of_large_heads_suffice(monkeypatch):
     def averages(head_dim):
         found = overlap(np.array([0.01, 1.0, 30.0])[:, None], np.array([2, 64, 2**17]), head_dim, entropy=False)
