@@ -131,6 +131,17 @@ def test_derivations_name_the_files_of_the_code():
     assert [*places_of("`one`, `Two.three` (signal/x.py)")] == [("one", place), ("Two.three", place)]
 
 
+def test_the_map_of_derivations_states_their_numbers():
+    folder = ROOT / "docs" / "derivations"
+    stated = re.findall(r"\]\(([\w-]+\.md)\) \| \((\w+)\) to \((\w+)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert {name for name, _, _ in stated} == {page.name for page in folder.glob("*.md")} - {"README.md"}
+    for name, first, last in stated:
+        table = (folder / name).read_text(encoding="utf-8").partition("## Numbered formulas")[2]
+        numbers = re.findall(r"^\| \((\w+)\) \|", table, re.MULTILINE)
+        assert numbers == [f"{first[0]}{k}" for k in range(1, len(numbers) + 1)], name
+        assert (first, last) == (numbers[0], numbers[-1]), name
+
+
 def test_every_page_is_on_the_map():
     """The site takes its navigation from the map."""
     folder = ROOT / "docs"
