@@ -252,9 +252,9 @@ def test_a_small_model_of_every_family(family, invoke, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "scheme"), cells(36))
+@pytest.mark.parametrize(("family", "scheme"), cells(72))
 def test_published_depths(family, scheme, invoke, tmp_path):
-    """A sample of the pairs at the deepest published size of the family: each costs a second or two."""
+    """Each scheme at the deepest published sizes of two families: each costs a second or two."""
     path = tmp_path / "config.json"
     config = published(family)
     path.write_text(json.dumps(config))

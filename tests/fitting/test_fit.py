@@ -83,7 +83,7 @@ def test_a_law_of_the_wrong_form_is_told(rng):
         return (1.8 + 200 * p**-0.3) * (1 + 0.08 * math.log(w / (60 * d**1.2)) ** 2) + 500 * t**-0.3
 
     rows = runs(interacting, rng, noise=0.001)
-    options = {"law": "inverse-depth", "loss": "squares", "errors": "none", "starts": 6}
+    options = {"law": "inverse-depth", "loss": "squares", "errors": "none", "starts": 3}
     additive = fit(rows, **options)
     assert any("contradict" in sentence for sentence in additive.sentences), additive.held_out
     right = fit(runs(inverse_depth, rng, noise=0.001), **options)
