@@ -76,6 +76,8 @@ def routing(
     >>> routing(1.0, 1.0, 8, 8).pair_overlap == routing(1.0, 1.0, 8, 8).overlap
     True
     """
+    import numpy as np
+
     if not (variance >= 0 and -1 <= correlation <= 1 and 1 <= top_k <= experts):
         raise InputError(f"routing: variance={variance}, correlation={correlation}, top_k={top_k} of {experts} is out of range")
     second = _other_scores(experts, correlation)
@@ -83,16 +85,22 @@ def routing(
     (p, w), (q, v) = _first_weights(experts, *rule), _weights(second, *rule)
     summed = renormalized or not sigmoid  # sigmoids that are not divided by their sum depend on one score each
 
-    def jacobians(p: Array, w: Array, q: Array, v: Array) -> float:
-        # Trace of the product of two Jacobians. Row e of a Jacobian is p_e (delta_ef [e is chosen] - w_f).
-        chosen, other_chosen = w > 0, v > 0
-        rows = 1.0 * (chosen & other_chosen)
-        if summed:
-            rows = rows - chosen * v - other_chosen * w + (w * v).sum(1, keepdims=True)
-        return float((p * q * rows).sum(1).mean())
+    def jacobians(p: Array, w: Array, q: Array, v: Array) -> tuple[float, float]:
+        """The mean of w v, and the trace of the product of two Jacobians."""
+        # Row e of a Jacobian is p_e (delta_ef [e is chosen] - w_f).
+        both, count = w * v, w.shape[1]
+        met = both.sum(0)
+        if not summed:  # and p is 0 for experts that are not chosen
+            trace = np.vdot(p, q)
+        elif p is w and q is v:
+            trace = met.sum() + np.vdot(met, met) - np.vdot(both, w) - np.vdot(both, v)
+        else:
+            chosen, other_chosen = w > 0, v > 0
+            trace = np.vdot(p * q, (chosen & other_chosen) - chosen * v - other_chosen * w + met)
+        return float(met.sum()) / count, float(trace) / count
 
-    pairs = (float((w * w).sum(1).mean()), float((w * v).sum(1).mean()))
-    return Routing(*pairs, jacobians(p, w, p, w), jacobians(p, w, q, v))
+    (overlap, jacobian), (pair_overlap, pair_jacobian) = jacobians(p, w, p, w), jacobians(p, w, q, v)
+    return Routing(overlap, pair_overlap, jacobian, pair_jacobian)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -119,7 +127,7 @@ def sparse_mixer_routing(variance: float, correlation: float, experts: int, jitt
 
     if not (variance >= 0 and -1 <= correlation <= 1 and experts >= 2 and 0 <= jitter < 1):
         raise InputError(f"sparse_mixer_routing: variance={variance}, correlation={correlation}, {experts=} is out of range")
-    both = _standard_scores(experts)[0], _other_scores(experts, correlation)
+    both = _standard_scores(experts)[0].T, _other_scores(experts, correlation).T
     here, there = (_picks(np.sqrt(variance) * scores, jitter) for scores in both)
 
     def met(kind: int, mine: Any, theirs: Any) -> float:
@@ -156,13 +164,15 @@ def _picks(scores: Array, jitter: float) -> list[tuple[Array, Array, Array]]:
 
 @functools.lru_cache(maxsize=2)
 def _standard_scores(experts: int) -> tuple[Array, Array]:
+    """Scores of the first token of each pair, and others, (experts, pairs): sums over experts then run along memory."""
     import numpy as np
 
     if experts > MOST_EXPERTS:
         raise InputError(f"routing among {experts:,} experts is not computed; at most {MOST_EXPERTS:,} are supported")
     pairs = max(2048, DRAWS // (2 * experts))
     rng = np.random.default_rng(experts)
-    return rng.standard_normal((pairs, experts)), rng.standard_normal((pairs, experts))
+    one, other = (np.ascontiguousarray(rng.standard_normal((pairs, experts)).T) for _ in range(2))
+    return one, other
 
 
 def _other_scores(experts: int, correlation: float) -> Array:
@@ -189,22 +199,24 @@ def _weights(
 ) -> tuple[Array, Array]:
     """The derivative of each weight by its own score, had it no sum to share, and the weights: 0 for experts not chosen.
 
-    The former is the softmax itself, over the chosen experts if renormalised, else over all; or the derivative of the sigmoid,
-    over the sum of the chosen ones if renormalised.
+    Scores and both results have shape (experts, tokens). The former is the softmax itself, over the chosen experts if
+    renormalised, else over all; or the derivative of the sigmoid, over the sum of the chosen ones if renormalised.
     """
     import numpy as np
 
     scale = np.sqrt(variance)
-    shares = 1 / (1 + np.exp(-scale * scores)) if sigmoid else np.exp(scale * (scores - scores.max(1, keepdims=True)))
+    shares = 1 / (1 + np.exp(-scale * scores)) if sigmoid else np.exp(scale * (scores - scores.max(0)))
     open_to = scores if groups[0] == 1 else np.where(_in_best_groups(scores, shares, *groups), scores, -np.inf)
-    least = np.partition(open_to, -top_k, axis=1)[:, -top_k, None]
-    chosen = open_to >= least  # ties have probability zero
+    chosen = open_to >= _largest(open_to, top_k)  # ties have probability zero
     if renormalized:
         shares = np.where(chosen, shares, 0.0)
     slopes = shares * (1 - shares) if sigmoid else shares
     if renormalized or not sigmoid:
-        total = shares.sum(1, keepdims=True)
-        shares, slopes = shares / total, slopes / total
+        total = shares.sum(0)
+        shares = shares / total
+        slopes = slopes / total if sigmoid else shares
+    if renormalized and not sigmoid:
+        return shares, shares
     return np.where(chosen, slopes, 0.0) if sigmoid else slopes, np.where(chosen, shares, 0.0)
 
 
@@ -212,9 +224,24 @@ def _in_best_groups(scores: Array, shares: Array, groups: int, top_groups: int, 
     """True for the experts of the groups of largest sum of their `counted` largest shares."""
     import numpy as np
 
-    grouped = shares.reshape(len(shares), groups, -1)
+    grouped = shares.reshape(groups, -1, shares.shape[1])
     # By their scores if one counts: shares of large scores may be equal.
-    one = scores.reshape(grouped.shape).max(2)
-    sizes = one if counted == 1 else np.sort(grouped, axis=2)[:, :, -counted:].sum(2)
-    best = sizes >= np.partition(sizes, -top_groups, axis=1)[:, -top_groups, None]
-    return np.repeat(best, grouped.shape[2], axis=1)
+    one = scores.reshape(grouped.shape).max(1)
+    sizes = one if counted == 1 else np.sort(grouped, axis=1)[:, -counted:].sum(1)
+    return np.repeat(sizes >= _largest(sizes, top_groups), grouped.shape[1], axis=0)
+
+
+_FEW = 3
+
+
+def _largest(values: Array, rank: int) -> Array:
+    """Of each column the value of this rank from the largest on, which is 1."""
+    import numpy as np
+
+    if rank > _FEW:
+        return np.partition(np.ascontiguousarray(values.T), -rank, axis=1)[:, -rank]
+    found = values.max(0)
+    for _ in range(rank - 1):
+        values = np.where(values >= found, -np.inf, values)
+        found = values.max(0)
+    return found

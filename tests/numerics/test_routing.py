@@ -58,9 +58,9 @@ def test_the_derivative_is_that_of_the_weights(rng, renormalized):
     """Of one draw: the squared norm of the weights' derivative by the scores, by finite differences."""
     from depthwidth.numerics.routing import _weights
 
-    scores, step = rng.standard_normal((1, 6)), 1e-6
+    scores, step = rng.standard_normal((6, 1)), 1e-6
     shares, weights = _weights(scores, 1.0, 3, renormalized)
-    columns = [(_weights(scores + step * np.eye(6)[j], 1.0, 3, renormalized)[1] - weights)[0] / step for j in range(6)]
+    columns = [(_weights(scores + step * np.eye(6)[:, [j]], 1.0, 3, renormalized)[1] - weights)[:, 0] / step for j in range(6)]
     chosen = weights > 0
     rows = (shares**2 * (chosen * (1 - 2 * weights) + (weights**2).sum())).sum()
     assert math.isclose(rows, (np.array(columns) ** 2).sum(), rel_tol=1e-4)
@@ -71,9 +71,9 @@ def test_the_derivative_of_sigmoids_is_that_of_the_weights(rng, renormalized):
     """Of one draw, over three groups of two of which two are open; the averages take the same products."""
     from depthwidth.numerics.routing import _weights
 
-    scores, step, rule = rng.standard_normal((1, 6)), 1e-6, (3, renormalized, True, (3, 2, 1))
+    scores, step, rule = rng.standard_normal((6, 1)), 1e-6, (3, renormalized, True, (3, 2, 1))
     slopes, weights = _weights(scores, 1.0, *rule)
-    columns = [(_weights(scores + step * np.eye(6)[j], 1.0, *rule)[1] - weights)[0] / step for j in range(6)]
+    columns = [(_weights(scores + step * np.eye(6)[:, [j]], 1.0, *rule)[1] - weights)[:, 0] / step for j in range(6)]
     chosen = weights > 0
     rows = chosen * (1 - 2 * weights) + (weights**2).sum() if renormalized else chosen
     assert chosen.sum() == 3
