@@ -15,7 +15,7 @@ from depthwidth.architecture.design import Design
 from depthwidth.errors import InputError
 from depthwidth.layers import POSITION_ENTRIES, Attention, Child, LayerNorm, Linear, Position, Rotary, Stack
 
-SOME = settings(max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 def counts(tree, context=None):
