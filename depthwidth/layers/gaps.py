@@ -61,13 +61,13 @@ class Blocks(NamedTuple):
 def share_gap(above: Sample, below: Sample, sizes: Array) -> tuple[Blocks, Blocks]:
     """The blocks of a gap between two evaluated blocks, shared between the upper and the lower one.
 
-    The increments of a block are inversely proportional to the size of its input, and linear in ln(l + 1/2) otherwise.
+    The increments of a block are inversely proportional to the size of its input, and otherwise linear in 1/sqrt(l + 1/2).
     """
     import numpy as np
 
     between = np.arange(below.layer + 1, above.layer)
-    low, high = math.log(below.layer + 0.5), math.log(above.layer + 0.5)
-    share = (np.log(between + 0.5) - low) / (high - low)
+    low, high = (1 / math.sqrt(end.layer + 0.5) for end in (below, above))
+    share = (1 / np.sqrt(between + 0.5) - low) / (high - low)
     upper, lower = (np.minimum(end.size / sizes[between], _STRONGEST) for end in (above, below))
     return Blocks(upper, share), Blocks(lower, 1 - share)
 

@@ -11,6 +11,7 @@ from depthwidth.signal.positions import Positions
 
 N = 5
 LOW, HIGH = 20, 30
+LOW_END = (LOW + 0.5) ** -0.5
 SIZES = np.array([1.0 + 0.1 * layer for layer in range(HIGH + 1)])
 
 
@@ -46,7 +47,7 @@ def loop(matrix, g):
     """The same with the map of every block, and the second moments at the output of the lower one."""
     exact = g.second_moment + matrix @ g.second_moment
     for layer in range(HIGH - 1, LOW, -1):
-        share = math.log((layer + 0.5) / (LOW + 0.5)) / math.log((HIGH + 0.5) / (LOW + 0.5))
+        share = (LOW_END - (layer + 0.5) ** -0.5) / (LOW_END - (HIGH + 0.5) ** -0.5)
         strength = (share * SIZES[HIGH] + (1 - share) * SIZES[LOW]) / SIZES[layer]
         exact = exact + strength * matrix @ exact
     return exact + matrix @ exact, exact
