@@ -34,7 +34,7 @@ from ..signal import (
     finite,
     quotient,
 )
-from ..signal.residual import advance, covariance_factor
+from ..signal.residual import Others, advance, covariance_factor
 from ..values import once
 from .block import BlockLike, Residual
 from .gaps import Sample, pull_near, share_gap
@@ -404,15 +404,19 @@ def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, match: float) ->
                 cosines = min(1.0, _normed_cosine(q, c, spread, read)), _normed_cosine(q, equal, spread_equal, read)
             a, a_pair, a_equal, pair_omega = step.table(*cosines)
             draw = step.draw()
-            more = draw.omega, step.width, step.skip, draw, pair_omega
+            others = None
+            if spread is not None and spread_equal is not None:
+                kinds = zip((c, a_pair, spread[1], *spread[3:]), (equal, a_equal, spread_equal[1], *spread_equal[3:]), strict=True)
+                others = Others(*((1 - match) * different + match * alike for different, alike in kinds))
+            more = draw.omega, step.width, step.skip, draw, pair_omega, None, others
             _, c, spread = advance(q, c, spread, a, a_pair, *more)
             q, equal, spread_equal = advance(q, equal, spread_equal, a, a_equal, *more)
-            if spread is not None and spread_equal is not None:
-                v = (1 - match) * spread[0] + match * spread_equal[0]
-                spread, spread_equal = (v, *spread[1:]), (v, *spread_equal[1:])
             if step.normalised is not None:
-                c, spread = _normalised(q, c, spread, step.normalised, step.norm_share)
-                equal, spread_equal = _normalised(q, equal, spread_equal, step.normalised, step.norm_share)
+                any_pair = None
+                if spread is not None and spread_equal is not None:
+                    any_pair = (1 - match) * spread[1] + match * spread_equal[1]
+                c, spread = _normalised(q, c, spread, step.normalised, step.norm_share, any_pair)
+                equal, spread_equal = _normalised(q, equal, spread_equal, step.normalised, step.norm_share, any_pair)
                 q = step.normalised
         if spread is None or spread_equal is None:
             return q, c, equal
@@ -430,13 +434,18 @@ def _normed_cosine(q: float, c: float, spread: tuple[float, ...] | None, share: 
     return max(0.0, cosine)
 
 
-def _normalised(q: float, c: float, spread: tuple[float, ...] | None, size: float, share: float) -> tuple[float, Any]:
-    """The covariance and the spread of a pair after a norm to the second moment `size`, of `share` width over features."""
+def _normalised(
+    q: float, c: float, spread: tuple[float, ...] | None, size: float, share: float, others: float | None
+) -> tuple[float, Any]:
+    """The covariance and the spread of a pair after a norm to the second moment `size`, of `share` width over features.
+
+    `others` is Cov(q_t, q_s) of any two tokens.
+    """
     after = size * (c / q)
     if spread is None:
         return after, None
     after *= 1 + share * (covariance_factor(q, c, spread) - 1)
-    return after, tuple(Spread(*spread).after_norm(Signal(q, c), Signal(size, after)))
+    return after, tuple(Spread(*spread).normed(Signal(q, c), Signal(size, after), others))
 
 
 # ---- tokens that differ ----

@@ -55,7 +55,25 @@ class Pair(NamedTuple):
     variance: Number
     """Mean of both tokens' Var(q_t)"""
     mean: Callable[[Number], Number]
-    """Mean over all pairs"""
+    """Mean over all pairs, of a value that kinds of pairs have in common"""
+
+
+class Others(NamedTuple):
+    """Moments of any two tokens, averaged over the kinds of pairs: tokens beside a pair have them, whatever kind it is."""
+
+    covariance: Number
+    branch: Number
+    """Covariance of the branch's output"""
+    second_moments: Number
+    """The fields of :class:`Spread` from here on"""
+    third_token: Number
+    covariances: Number
+
+    @classmethod
+    def of(cls, average: Callable[[Number], Number], c: Number, a_pair: Number, spread: Sequence[Number]) -> Others:
+        """The averages of the numbers of each kind of pair."""
+        _, w, _, x, z = spread
+        return cls(average(c), average(a_pair), average(w), average(x), average(z))
 
 
 def advance(
@@ -70,6 +88,7 @@ def advance(
     draw: DrawSpread | None = None,
     pair_omega: Number = None,
     pair: Pair | None = None,
+    others: Others | None = None,
 ) -> tuple[Number, Number, tuple[Number, ...] | None]:
     r"""The moments of the stream after the addition of a branch with independent weights.
 
@@ -93,6 +112,7 @@ def advance(
     draw : of a branch that reads the stream, and follows the correlation of the tokens there; None for one that does not.
     pair_omega : as `omega`, for the covariance of a token's squared norm with a product of two tokens; `omega` by default.
     pair : numbers of both tokens of each pair, if tokens differ, the factor on the stream included.
+    others : moments of any two tokens, without that factor, if there are several kinds of pairs; those of the pair by default.
 
     Returns
     -------
@@ -104,6 +124,8 @@ def advance(
         if spread is not None:
             fourth = square * square
             spread = tuple(fourth * part for part in spread)
+            if others is not None:
+                others = Others(square * others[0], others[1], *(fourth * part for part in others[2:]))
     if spread is None:
         return q + a, c + a_pair, None  # residual_second_moment, its scales applied above
     first = size = q
@@ -112,10 +134,12 @@ def advance(
     mean: Callable[[Number], Number] = _itself
     if pair is not None:
         first, first_branch, size, branch, variance, mean = pair
+    any_pair = Others(c, a_pair, spread[1], *spread[3:]) if others is None else others
     if draw is not None:
-        spread = _respond(c, spread, a, a_pair, q, draw, size, branch, variance, mean)
+        spread = _respond(c, spread, a, a_pair, q, draw, size, branch, variance, mean, any_pair)
     v, w, u, x, z = spread
     shared = _spread(c, a_pair, width, omega)
+    apart = shared if others is None else _spread(others.covariance, others.branch, width, omega)
     return (
         q + a,
         c + a_pair,
@@ -123,8 +147,8 @@ def advance(
             v + _spread(q, a, width, omega),
             w + shared,
             u + _pair_spread(first, c, first_branch, a_pair, width, omega if pair_omega is None else pair_omega),
-            x + shared,
-            z + shared,
+            x + apart,
+            z + apart,
         ),
     )
 
@@ -140,29 +164,32 @@ def _respond(
     branch: Number,
     variance: Number,
     mean: Callable[[Number], Number],
+    others: Others,
 ) -> tuple[Number, ...]:
     """The spread with the responses of a branch to the correlation and the size of the tokens that it reads, (W7).
 
     `size` to `mean` are those of :class:`Pair`, `q` and `a` second moments of the stream and of the branch.
     """
     v, w, u, x, z = spread
+    c_any, _, w_any, x_any, z_any = others
     inverse, whole, growth = quotient(1.0, size), draw.whole, draw.growth
-    r = c * inverse
-    low = _below_one(r)
     if whole is None:
         # One token's second moment follows itself, by `grown`; the covariance follows itself and both second moments.
-        slope = _bounded(_slope(branch, a_pair, low), _STEEPEST * branch) * inverse
+        r = c * inverse
+        slope = _bounded(_slope(branch, a_pair, _below_one(r)), _STEEPEST * branch) * inverse
         kept, sizes = 1 + slope, _by_size(growth, a_pair, inverse, slope * r)
-        mixed, third = kept * u + sizes * (variance + w) / 2, kept * x + sizes * w
-        covariances = kept * kept * z + sizes * (2 * kept * x + sizes * w)
+        mixed, third = kept * u + sizes * (variance + w) / 2, kept * x + sizes * w_any
+        covariances = kept * kept * z + sizes * (2 * kept * x + sizes * w_any)
         if _is_zero(growth):
             return v, w, mixed, third, covariances
         grown, own = 1 + growth * branch * inverse, 1 + growth * quotient(a, q)
         return own * own * v, grown * grown * w, grown * mixed, grown * third, covariances
     # All outputs follow two means of what the branch reads: the slopes of its second moment and of its covariance.
-    own_size, own, pair_size, slope = _slopes_by_means(r, low, a_pair, draw, branch, inverse)
-    followed = own_size * w + own * x, own_size * x + own * z  # Cov of the second moment's change with either mean
-    pairs = pair_size * w + slope * x, pair_size * x + slope * z
+    r = c_any * inverse
+    own_size, own, pair_size, slope = _slopes_by_means(r, _below_one(r), a_pair, draw, branch, inverse)
+    # Cov of the second moment's change with either mean
+    followed = own_size * w_any + own * x_any, own_size * x_any + own * z_any
+    pairs = pair_size * w_any + slope * x_any, pair_size * x_any + slope * z_any
     shared = 2 * followed[0] + own_size * followed[0] + own * followed[1]
     mixed = followed[1] + pairs[0] + own_size * pairs[0] + own * pairs[1]
     covariances = z + 2 * pairs[1] + pair_size * pairs[0] + slope * pairs[1]
@@ -295,7 +322,7 @@ def add_branch(
     x: AnySignal, branch: AnySignal, omega: Number, width: int, skip: Number = None, draw: DrawSpread | None = None
 ) -> Any:
     """:func:`advance` on signals: the stream `x` times `skip`, plus `branch`, which is already scaled."""
-    pair = None
+    pair = others = None
     if isinstance(skip, float) and skip == 1:  # in most networks
         skip = None
     if x.spread is not None and isinstance(x, TokenSignal):
@@ -307,8 +334,10 @@ def add_branch(
             kept.pair_second_moment,
             branch.pair_second_moment,
             (one + two) * (0.5 if skip is None else skip**4 / 2),
-            x.positions.pair_mean,
+            x.positions.pair_mean_of_kind,
         )
+        if x.positions.match is not None:
+            others = Others.of(x.of_any_pair, x.covariance, branch.covariance, x.spread)
     q, c, spread = advance(
         x.second_moment,
         x.covariance,
@@ -321,6 +350,7 @@ def add_branch(
         draw,
         draw and draw.pair_omega,
         pair,
+        others,
     )
     y = x.of(q, c, spread and Spread(*spread))
     if x.offset is None:
@@ -463,14 +493,14 @@ def branch_spread(output: AnySignal, draw: DrawSpread, width: int, read: AnySign
     v, w, u, *_ = read.spread
     if draw.whole is not None:
         inverse = quotient(1.0, pair)
-        r = read.covariance * inverse
-        w, x, z = read.spread[1], read.spread[3], read.spread[4]
+        r, w, x, z = (read.of_any_pair(part) for part in (read.covariance, read.spread[1], read.spread[3], read.spread[4]))
+        r = r * inverse
         own_size, slope, pair_size, pair_slope = _slopes_by_means(
             r, _below_one(r), output.covariance, draw, output.pair_second_moment, inverse
         )
         followed = own_size * w + slope * x, own_size * x + slope * z
         sizes, mixed = own_size * followed[0] + slope * followed[1], pair_size * followed[0] + pair_slope * followed[1]
-        each = read.positions.pair_mean(sizes) if isinstance(read, TokenSignal) else sizes
+        each = read.positions.pair_mean_of_kind(sizes) if isinstance(read, TokenSignal) else sizes
         return own._replace(
             second_moment=own.second_moment + each,
             second_moments=own.second_moments + sizes,

@@ -131,6 +131,10 @@ class Signal(NamedTuple):
         """Values of tokens as values of the first token of each pair."""
         return values
 
+    def of_any_pair(self, values: Number) -> Number:
+        """Values of pairs, averaged over the kinds of pairs: one of them here."""
+        return values
+
     def spread_over(self, other: AnySignal) -> AnySignal:
         """These moments at every position of another signal."""
         return other.of(self.second_moment + 0.0 * other.second_moment, self.covariance + 0.0 * other.covariance)
@@ -257,6 +261,10 @@ class TokenSignal(_TokenMoments):
         """Values of tokens as values of the first token of each pair; they broadcast against the covariance."""
         return self.positions.pairs(values)[0]
 
+    def of_any_pair(self, values: Number) -> Number:
+        """Values of pairs, averaged over different and equal tokens if they are told apart; broadcasts against covariances."""
+        return self.positions.of_any_pair(values)
+
     def with_bias(self, variance: Number) -> TokenSignal:
         """The moments after the addition of a bias, which all tokens share."""
         return self.of(self.second_moment + variance, self.covariance + variance)
@@ -287,9 +295,9 @@ class Spread(NamedTuple):
     def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
         """The spread of `width` independent Gaussian features. What is fixed in them has none, alone."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
-        spread = gaussian_spread.body
-        pairs = spread(c, c, width)
-        drawn = cls(spread(q, q, width), pairs, spread(first, c, width), pairs, pairs)
+        spread, others = gaussian_spread.body, signal.of_any_pair(c)
+        pairs, apart = spread(c, c, width), spread(others, others, width) + 0.0 * c
+        drawn = cls(spread(q, q, width), pairs, spread(first, c, width), apart, apart)
         if signal.offset is None:
             return drawn
         alone = cls.of_gaussian(signal.of(signal.offset.rest, signal.offset.rest_covariance), width)
@@ -299,14 +307,18 @@ class Spread(NamedTuple):
     def of_branch(cls, signal: AnySignal, draw: DrawSpread, width: int) -> Spread:
         """The spread of a branch's output alone."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
-        share = draw.omega / width
-        pairs = share * c * c
-        return cls(share * q * q, pairs, draw.pair_omega / width * first * c, pairs, pairs)
+        share, others = draw.omega / width, signal.of_any_pair(c)
+        apart = share * others * others + 0.0 * c
+        return cls(share * q * q, share * c * c, draw.pair_omega / width * first * c, apart, apart)
 
     def after_norm(self, before: AnySignal, after: AnySignal) -> Spread:
         """The spread at a norm's output `after`, given this one at its input: draws differ in correlation alone."""
+        return self.normed(before, after, before.of_any_pair(self.second_moments))
+
+    def normed(self, before: AnySignal, after: AnySignal, others: Number) -> Spread:
+        """:meth:`after_norm`, given Cov(q_t, q_s) of any two tokens."""
         r, size = before.correlation, before.pair_second_moment
-        ratio = (self.covariances - r * self.third_token) - r * (self.third_token - r * self.second_moments)
+        ratio = (self.covariances - r * self.third_token) - r * (self.third_token - r * others)
         zero, pairs = 0.0 * after.second_moment, 0.0 * after.covariance
         return Spread(zero, pairs, pairs, pairs, ratio * (after.pair_second_moment / size) ** 2)
 
@@ -330,7 +342,8 @@ def _whole(x: AnySignal) -> Any:
     shared = 4 * pair * drawn_pair / width
     mixed = 2 * (x.at_first(m) * drawn_pair + x.at_first(drawn) * pair) / width
     v, w, u, third, covariances = x.spread
-    return y.spread_as(Spread(v + 4 * m * drawn / width, w + shared, u + mixed, third + shared, covariances + shared))
+    apart = x.of_any_pair(shared)
+    return y.spread_as(Spread(v + 4 * m * drawn / width, w + shared, u + mixed, third + apart, covariances + apart))
 
 
 class DrawSpread(NamedTuple):

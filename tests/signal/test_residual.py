@@ -10,7 +10,7 @@ from passes import Given, gaussian, start
 from depthwidth.formulas.finite_width import norm_covariance_factor, norm_gradient_covariance_factor, norm_gradient_factor
 from depthwidth.formulas.moments import norm_gradient_covariance, residual_second_moment
 from depthwidth.signal import DrawSpread, Signal, Spread, TokenSignal
-from depthwidth.signal.positions import Positions
+from depthwidth.signal.positions import Alike, Positions
 from depthwidth.signal.residual import (
     add_branch,
     add_gradient,
@@ -37,6 +37,26 @@ def test_a_sum_of_gaussian_features_is_gaussian(q, c, a, a_pair, skip):
     for wrong in (1.99, 2.01):
         other = add_branch(stream, Signal(a, a_pair), wrong, d, skip)
         assert tuple(other.spread) != pytest.approx(tuple(expected.spread), rel=1e-4)
+
+
+@pytest.mark.parametrize("skip", [1.0, 0.7])
+def test_a_sum_of_gaussian_features_is_gaussian_for_two_kinds_of_pairs(skip):
+    """Two equal tokens move as one; what any other tokens have to do with them is that of any pair."""
+    d, match = 48, 0.25
+    stream, branch, total = (
+        TokenSignal(np.array([q]), np.array([[c], [equal]]), Alike.of(64, match))
+        for q, c, equal in ((1.0, 0.2, 0.9), (0.5, 0.1, 0.5), (skip**2 + 0.5, 0.2 * skip**2 + 0.1, 0.9 * skip**2 + 0.5))
+    )
+    stream = stream.spread_as(Spread.of_gaussian(stream, d))
+    found, expected = add_branch(stream, branch, 2.0, d, skip).spread, Spread.of_gaussian(total, d)
+    for part, exact in zip(found, expected, strict=True):
+        assert part == pytest.approx(exact, rel=1e-13)
+    q, pairs = total.second_moment[0], total.covariance[:, 0]
+    any_pair = (1 - match) * pairs[0] + match * pairs[1]
+    assert expected.second_moments[:, 0] == pytest.approx(2 * pairs**2 / d)
+    assert expected.third_token[:, 0] == pytest.approx([2 * any_pair**2 / d] * 2)
+    assert expected.covariances[:, 0] == pytest.approx([2 * any_pair**2 / d] * 2)
+    assert expected.second_moments.max() <= 2 * q**2 / d
 
 
 def test_omega_is_the_relative_variance_of_the_branch_alone():
