@@ -406,8 +406,8 @@ def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, match: float) ->
             draw = step.draw()
             others = None
             if spread is not None and spread_equal is not None:
-                kinds = zip((c, a_pair, spread[1], *spread[3:]), (equal, a_equal, spread_equal[1], *spread_equal[3:]), strict=True)
-                others = Others(*((1 - match) * different + match * alike for different, alike in kinds))
+                different, alike = (c, a_pair, spread[1], *spread[3:]), (equal, a_equal, spread_equal[1], *spread_equal[3:])
+                others = Others(*((1 - match) * one + match * other for one, other in zip(different, alike, strict=True)))
             more = draw.omega, step.width, step.skip, draw, pair_omega, None, others
             _, c, spread = advance(q, c, spread, a, a_pair, *more)
             q, equal, spread_equal = advance(q, equal, spread_equal, a, a_equal, *more)

@@ -42,7 +42,7 @@ def test_two_tokens_vary_together_no_more_than_each_alone(kind, placement, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_correlations_of_equal_and_of_different_tokens_against_random_networks(kind, monkeypatch):
-    """At the norms of two blocks of width 128, where terms of order 1/width are several per cent of a small stream's correlation."""
+    """At the norms of two blocks of width 128: terms of order 1/width are several per cent of a small stream's correlation."""
     torch = pytest.importorskip("torch")
     from verify import apply_init, build
 
