@@ -155,7 +155,7 @@ def _columns_of(tree: Transformer, init: str | Recipe = "shipped", *, lengths: A
     if texts is not None:
         made = init if isinstance(init, Recipe) else recipe(tree, init)
         traced = (trace_tree(tree, made, **{**given, "token_match": one}) for one in announced("text", texts))
-        return _averaged([_uncentred(trace) for trace in traced])
+        return _average_tables([_uncentred_columns(trace) for trace in traced])
     if lengths is None:
         return _columns(trace_tree(tree, init, **given))
     from .padding import Batch
@@ -199,7 +199,7 @@ def _texts(tree: Transformer, match: Any, context: int | None, lengths: Any) -> 
     return np.asarray(match)
 
 
-def _averaged(tables: list[dict[str, Any]]) -> dict[str, Any]:
+def _average_tables(tables: list[dict[str, Any]]) -> dict[str, Any]:
     """The tables of several texts as one, its moments the means of theirs."""
     import numpy as np
 
@@ -383,7 +383,7 @@ class _Input:
             return Distances.back(min(tokens, LONGEST_APART))
         # Pairs of equal tokens and of different ones keep moments of their own, unless the caller gives every pair the same.
         apart = self.correlation is None and tree.kind != "encoder-decoder" and 0 < self.mean_match < 1
-        apart = apart and tree.stack.tells_repetitions
+        apart = apart and tree.stack.separates_equal_tokens
         match = self.mean_match if apart else None
         if not tree.stack.causal and tokens > 1:
             return None if match is None else Alike.of(tokens, match)
@@ -478,10 +478,10 @@ _USUAL = {"mean": 0.0, "second_moment": 0.0, "covariance": 0.0, "spread": math.n
 
 def _columns(trace: Trace) -> dict[str, Any]:
     """The table of a trace as columns by name."""
-    return _with_variances(_uncentred(trace))
+    return _with_variances(_uncentred_columns(trace))
 
 
-def _uncentred(trace: Trace) -> dict[str, Any]:
+def _uncentred_columns(trace: Trace) -> dict[str, Any]:
     """The records as columns by name, in the order of the pass: blocks ascend forward and descend for the gradient.
 
     A layer of -1 is none, and directions are indices into _DIRECTIONS. `labels` has the sites as text.

@@ -15,7 +15,15 @@ from ..layers import BlockLike, Residual, Stack
 from ..numerics.interpolation import Table
 from ..numerics.recursion import sampled_ends
 from ..signal import DrawSpread, Pullback, Signal, Site, Spread, Trace
-from ..signal.residual import NormFactors, add_branch, branch_spread, norm_factors, past_taken, post_norm_drift, pull_post_norm
+from ..signal.residual import (
+    NormFactors,
+    add_branch,
+    branch_spread,
+    norm_factors,
+    post_norm_drift,
+    pull_past_norms,
+    pull_post_norm,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -224,7 +232,7 @@ class _Step(NamedTuple):
         y = add_branch(x, added, draw.omega, self.width, skip, draw)
         if self.stream_gain is None:
             if self.output_norm is not None:
-                path = _Matrix.of_map(past_taken(path.of, y, added, self.width))
+                path = _Matrix.of_map(pull_past_norms(path.of, y, added, self.width))
             leans = x.spread is not None and self.normed
             return y, way.through(path, skip2, x if leans else None, mixes=draw.whole is not None)
         known, scale = norm_factors(y, self.width, self.stream_centred), norm_moment.body

@@ -27,9 +27,9 @@ def explore(port: int, no_browser: bool) -> None:
     """
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise InputError("explore needs starlette, uvicorn and jinja2; pip install 'depthwidth[explore]'")
-    from ..explore.server import listening, serve
+    from ..explore.server import listen_on, serve
 
-    opened = listening(port)
+    opened = listen_on(port)
     host, found = opened.getsockname()
     address = f"http://{host}:{found}/"
     say(f"The page is at {address}, for this machine only (loopback). Ctrl-C ends it.")

@@ -97,7 +97,7 @@ def _powers(low: int, high: int) -> tuple[str, ...]:
     return tuple(str(2**exponent) for exponent in range(low, high + 1))
 
 
-def _named(names: Any, default: str) -> tuple[tuple[str, str], ...]:
+def _choices(names: Any, default: str) -> tuple[tuple[str, str], ...]:
     return (("", default), *((name, name) for name in names))
 
 
@@ -114,14 +114,14 @@ def groups() -> tuple[Group, ...]:
             Control("kind", "Kind of budget", choices=tuple((kind, words) for kind, words in BUDGETS.items())),
         )),
         Group("Architecture", (
-            Control("preset", "Preset", choices=_named(PRESETS, "gpt3")[1:]),
+            Control("preset", "Preset", choices=_choices(PRESETS, "gpt3")[1:]),
             Control("vocab", "Vocabulary", steps=_powers(8, 18), hint="as the preset"),
             Control("context", "Context", steps=_powers(7, 17), hint="as the preset"),
             Control("experts", "Experts", steps=("", *_powers(1, 8)), hint="as the preset"),
             Control("top_k", "Experts per token", steps=("", "1", "2", "4", "8"), hint="as the preset"),
         )),
         Group("Shape", (
-            Control("rule", "Rule", choices=_named(rule_names(), "default")),
+            Control("rule", "Rule", choices=_choices(rule_names(), "default")),
             Control("layers_at_most", "Layers at most", steps=("", *_powers(2, 8)), hint="no limit", words=("layers",)),
         )),
         Group("Devices and memory", (
@@ -129,13 +129,13 @@ def groups() -> tuple[Group, ...]:
             Control("pipeline", "Pipeline stages", steps=_powers(0, 6), hint="1"),
             Control("data_parallel", "Data parallel", steps=_powers(0, 10), hint="1", words=("data",)),
             Control("expert_parallel", "Expert parallel", steps=_powers(0, 6), hint="1", words=("expert",)),
-            Control("zero", "ZeRO stage", choices=_named("123", "0")),
+            Control("zero", "ZeRO stage", choices=_choices("123", "0")),
             Control("batch", "Sequences per batch", steps=_powers(0, 8), hint="1"),
-            Control("recompute", "Recompute", choices=_named(("selective", "full"), "none")),
-            Control("optimizer", "Optimiser", choices=_named([name for name in OPTIMIZERS if name != "adamw"], "adamw")),
+            Control("recompute", "Recompute", choices=_choices(("selective", "full"), "none")),
+            Control("optimizer", "Optimiser", choices=_choices([name for name in OPTIMIZERS if name != "adamw"], "adamw")),
         )),
         Group("Initialisation", (
-            Control("scheme", "Scheme", choices=_named([name for name in schemes() if name != "shipped"], "shipped")),
+            Control("scheme", "Scheme", choices=_choices([name for name in schemes() if name != "shipped"], "shipped")),
         )),
     )  # fmt: skip
 

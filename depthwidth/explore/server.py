@@ -40,7 +40,7 @@ _HEADERS = {
 }
 
 
-def _whole(request: Request) -> Response:
+def _page(request: Request) -> Response:
     """The page; with ``depth=1`` in the query its stability is in it, for a browser without scripts."""
     settings = Settings.of(request.query_params)
     found = answer(settings)
@@ -92,7 +92,7 @@ def application(ahead: Ahead | None = None) -> Starlette:
     """
     made = Starlette(
         routes=[
-            Route("/", _whole),
+            Route("/", _page),
             Route("/plan", _plan),
             Route("/depth", _depth),
             Mount("/static", StaticFiles(directory=_STATIC)),
@@ -105,7 +105,7 @@ def application(ahead: Ahead | None = None) -> Starlette:
     return made
 
 
-def listening(port: int) -> socket.socket:
+def listen_on(port: int) -> socket.socket:
     """A socket that listens on a port of the loopback interface; 0 takes a free one.
 
     Raises

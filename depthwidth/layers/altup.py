@@ -150,8 +150,8 @@ class AltUp(AroundBlock):
         return PartStreams(self.k)
 
     @property
-    def tells_repetitions(self) -> bool:
-        return self.layer.tells_repetitions
+    def separates_equal_tokens(self) -> bool:
+        return self.layer.separates_equal_tokens
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -180,9 +180,9 @@ class AltUp(AroundBlock):
         k, found = self.k, []
         for name in ("predict", "correct"):
             line = recipe.tensor(f"{role}.{name}")
-            if _of_block(line.std, index):
+            if _value_of_block(line.std, index):
                 raise InputError(f"{role}.{name}: the moments of AltUp are known for fixed values, not for drawn ones")
-            found.append((line.mean, _of_block(line.multiplier, index)))
+            found.append((line.mean, _value_of_block(line.multiplier, index)))
         (start, scale), (correct, factor) = found
         matrix = [[scale * (float(i == j) if start == "identity" else float(start)) for j in range(k)] for i in range(k)]
         return matrix, [factor * float(correct)] * k
@@ -266,10 +266,10 @@ def skip_of(block: BlockLike, recipe: Scales, role: str, index: int, owner: str)
     if not block.plain or any(part.norm_stream is not None for _, part in block.branches):
         raise InputError(f"{role}: the moments of {owner} around blocks with norms after the sum are not known")
     parts = block.branches[:1] if block.parallel else block.branches
-    return math.prod(_of_block(recipe.residual(f"{role}.{name}").skip, index) for name, _ in parts)
+    return math.prod(_value_of_block(recipe.residual(f"{role}.{name}").skip, index) for name, _ in parts)
 
 
-def _of_block(value: Any, index: int) -> float:
+def _value_of_block(value: Any, index: int) -> float:
     """A number of one block, given one for every block alike or one for each."""
     return float(value[index] if isinstance(value, tuple) else value)
 

@@ -264,7 +264,7 @@ class Attention(Branch):
         return 2 * run.batch * self.keys_seen(run) * self.heads * _pair_dims(self)
 
     def own_saved(self, run: Run) -> int:
-        return _saved(self, run)
+        return _saved_bytes(self, run)
 
     def own_stream(self, run: Run) -> int:
         return run.positions * self.width * run.value_bytes
@@ -273,7 +273,7 @@ class Attention(Branch):
         return self.own_flops(run)
 
     def sharded(self, devices: int) -> Any:
-        return _sharded(self, devices)
+        return _shard_heads(self, devices)
 
     def own_cache(self, run: Run) -> int:
         if not (self.causal or self.cross):
@@ -284,7 +284,7 @@ class Attention(Branch):
         return run.batch * kept * self.kv_heads * (self.head_dim + self.value_dim)
 
 
-def _saved(attention: Attention, run: Run) -> int:
+def _saved_bytes(attention: Attention, run: Run) -> int:
     """Bytes that attention keeps for the backward pass."""
     keys = run.memory if attention.cross else run.tokens
     source = keys * run.batch
@@ -303,7 +303,7 @@ def _saved(attention: Attention, run: Run) -> int:
     return values * run.value_bytes + scores * per_score
 
 
-def _sharded(attention: Attention, devices: int) -> Any:
+def _shard_heads(attention: Attention, devices: int) -> Any:
     """A part of the heads; a key-value head is on several devices if there are fewer of them than devices."""
     heads = share("Attention", devices, heads=attention.heads)
     if attention.kv_heads % devices and devices % attention.kv_heads:

@@ -111,7 +111,7 @@ def mix_tokens(
     head_dim = own_dim = attention.head_dim if trace.finite_width and not large else None
     if bias is not None:
         apart = largest * bound * (1 - x.positions.pair_mean(x.covariance) / x.positions.mean(x.second_moment))
-        head_dim = _rounded(biased_head_dim(apart, bias, own_dim))
+        head_dim = _round_head_dim(biased_head_dim(apart, bias, own_dim))
     dropout = attention.dropout if trace.dropout else 0.0
     slopes = score_slopes(attention, x)
     if bias is not None and slopes:
@@ -184,7 +184,7 @@ def _with_bias(attention: Any, found: Any, scores: Number, x: TokenSignal, weigh
     """The result of :func:`_mix_alike`, times the ratio of moments of exchangeable tokens with the bias to those without."""
     import numpy as np
 
-    (mixed, pull), average = found, x.positions.of_any_pair
+    (mixed, pull), average = found, x.positions.average_kinds
     plain = Signal(x.second_moment, average(x.covariance))
     scores, weight = (np.broadcast_to(part, x.second_moment.shape) for part in (scores, weight))
     biased, unbiased = (mix_exchangeable(attention, scores, plain, plain, plain, weight, trace, one) for one in (bias, None))
@@ -227,7 +227,7 @@ def score_slopes(attention: Any, x: TokenSignal) -> tuple[float, ...] | None:
     return (0.0,) if isinstance(x.positions, Distances) else None
 
 
-def _rounded(head_dim: int | None) -> int | None:
+def _round_head_dim(head_dim: int | None) -> int | None:
     """To a quarter of an octave, so that few tables serve all layers."""
     return None if head_dim is None else max(1, round(2 ** (round(4 * math.log2(head_dim)) / 4)))
 

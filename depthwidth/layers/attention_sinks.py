@@ -50,7 +50,7 @@ def through_sinks(
         share = key_share(variance, rotated * common, keys, logit)
         pairs = x.positions.pairs
     else:
-        share, keys = _averaged(attention, variance, common, rotated, logit, trace.length, reach)
+        share, keys = _average_rows(attention, variance, common, rotated, logit, trace.length, reach)
 
         def pairs(values: Any) -> tuple[Any, Any]:
             return values, values
@@ -73,7 +73,7 @@ def through_sinks(
     return mixed.times(factor, pair), pull_sunk
 
 
-def _averaged(
+def _average_rows(
     attention: Any, variance: Any, common: Any, rotated: float, logit: Any, length: int, reach: int
 ) -> tuple[KeyShare, Any]:
     """The averages over the rows of exchangeable tokens, and the keys of a row in the mean."""

@@ -197,7 +197,7 @@ class Layer:
             if heads or hidden features cannot be divided evenly.
         """
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        divided = {name: _sharded(part, devices) for name, part in parts.items()}
+        divided = {name: _shard_value(part, devices) for name, part in parts.items()}
         return self.replace(**{name: part for name, part in divided.items() if part is not parts[name]})
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
@@ -354,12 +354,12 @@ class Branch(Layer):
         return None
 
 
-def _sharded(part: Any, devices: int) -> Any:
+def _shard_value(part: Any, devices: int) -> Any:
     """A field's value on one of so many devices: components are divided, all else stays."""
     if isinstance(part, Layer):
         return part.sharded(devices)
     if type(part) is tuple and any(isinstance(one, Layer) for one in part):
-        return tuple(_sharded(one, devices) for one in part)
+        return tuple(_shard_value(one, devices) for one in part)
     return part
 
 

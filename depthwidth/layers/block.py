@@ -83,7 +83,7 @@ class Residual(Layer):
         norm = self.norm_stream
         if pull_norm is None or norm is None:
             if self.norm_out is not None and x.spread:
-                pull_scaled = signal.past_taken(pull_scaled, y, added, self.width)
+                pull_scaled = signal.pull_past_norms(pull_scaled, y, added, self.width)
             paths = [(pull_scaled, draw.whole is not None)]
             options = {"normed": self.normed, "several": self.branch.pulls_several}
             return y, site.record_gradient(signal.residual_pullback(self.read(x), paths, skip, site.trace, **options))
@@ -224,7 +224,7 @@ class BlockLike(Layer):
         return None
 
     @property
-    def tells_repetitions(self) -> bool:
+    def separates_equal_tokens(self) -> bool:
         """True if it follows equal and different tokens apart, as plain blocks do."""
         return self.plain
 

@@ -48,7 +48,7 @@ class Convolution(Layer):
         weight, length = site.variance("weight"), site.trace.length
 
         def over_taps(signal: AnySignal, direction: int) -> Any:
-            parts = [_moved(signal, direction * steps, length) for steps in range(min(self.kernel, length))]
+            parts = [_shift_tokens(signal, direction * steps, length) for steps in range(min(self.kernel, length))]
             return signal.of(*(weight * sum(part[k] for part in parts) for k in (0, 1)))
 
         y = over_taps(x, 1)
@@ -135,7 +135,7 @@ class ShortConvolution(Mixer):
         return 6 * run.positions * self.width * run.value_bytes
 
 
-def _moved(signal: AnySignal, steps: int, length: int) -> tuple[Any, Any]:
+def _shift_tokens(signal: AnySignal, steps: int, length: int) -> tuple[Any, Any]:
     """Second moment and covariance of a signal whose tokens have moved by so many positions, zeros before the first."""
     if isinstance(signal, TokenSignal):
         return signal.positions.moved(signal.second_moment, signal.covariance, steps)

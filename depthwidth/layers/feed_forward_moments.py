@@ -112,12 +112,12 @@ def hidden_moments(
     tables : the tables of the activation, from :func:`activation_tables`.
     other : the name and the tables of an activation of `linear`; None for none.
     """
-    second, slope, mean, pairs, step = _activated(name, gate, width, tables)
+    second, slope, mean, pairs, step = _activation_moments(name, gate, width, tables)
     pair, slope_pair = (_average(values) for values in zip(*pairs, strict=True))
     if linear is None:
         return HiddenMoments(second, pair, slope, slope_pair, mean)
     if other is not None:
-        v, v_slope, v_mean, v_pairs, _ = _activated(other[0], linear, width, other[1])
+        v, v_slope, v_mean, v_pairs, _ = _activation_moments(other[0], linear, width, other[1])
         values = [
             _average([one[k] * two[m] for one, two in zip(pairs, v_pairs, strict=True)]) for k, m in ((0, 0), (1, 0), (0, 1))
         ]
@@ -129,7 +129,7 @@ def hidden_moments(
     return HiddenMoments(second * v, both, slope * v, slopes, 0.0, second, pair)
 
 
-def _activated(name: str, x: AnySignal, width: float, tables: TableFamily) -> tuple[Any, Any, Any, list[Any], Number]:
+def _activation_moments(name: str, x: AnySignal, width: float, tables: TableFamily) -> tuple[Any, Any, Any, list[Any], Number]:
     """E f^2, E f'^2 and E f; the two pair moments at each side of the correlation; and half the distance of the sides."""
     variances, rho = x.second_moment, x.correlation
     step = correlation_spread.body(rho, width)

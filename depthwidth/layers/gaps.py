@@ -194,14 +194,14 @@ def pull_near(
             power = power * ratio
             total = total + whole[degree] * power
     ratios = (min(1.0, max(-1.0, quotient(a, b))) for a, b in ((second, earlier_second), (pair, earlier_pair)))
-    records = _combined(groups, [before[degree] for degree in range(terms + 1)], *ratios)
+    records = _combine_records(groups, [before[degree] for degree in range(terms + 1)], *ratios)
     front = space.signal(skip * total)
     if front.second_moment.min() < -_NEGLIGIBLE * abs(size) or any(record.second_moment < 0 for record in records):
         return repeated()
     return front, records
 
 
-def _combined(groups: list[list[Record]], weights: list[float], second: float, pair: float) -> list[Record]:
+def _combine_records(groups: list[list[Record]], weights: list[float], second: float, pair: float) -> list[Record]:
     """The records of a sum of gradients with these weights, one more than there are; that one follows by the given ratios."""
     *weights, last = weights
     last_second, last_pair = last * second, last * pair

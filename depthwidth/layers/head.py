@@ -191,7 +191,9 @@ class LanguageHead(Head):
         pull = inner.record_gradient(lambda g: g.times(features.gate_gradient, features.gate_gradient_pair))
         if self.norm is not None and self.norm.centred:
             mean, centred = features.mean, centred_moment.body
-            hidden = hidden.of(centred(hidden.second_moment, mean, mean), centred(hidden.covariance, x.at_first(mean), mean))
+            hidden = hidden.of(
+                centred(hidden.second_moment, mean, mean), centred(hidden.covariance, x.of_first_token(mean), mean)
+            )
         if site.trace.finite_width:  # as for Gaussian features, nearly the case here
             hidden = hidden.spread_as(signal.Spread.of_gaussian(hidden, self.unembedding.width))
         return hidden, pull

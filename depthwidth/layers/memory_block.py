@@ -48,7 +48,7 @@ class MemoryBlock(BlockLike):
         return {"memory_block": True}
 
     @property
-    def tells_repetitions(self) -> bool:
+    def separates_equal_tokens(self) -> bool:
         return True
 
     def run_of(self, child: str, run: Run) -> Run:

@@ -140,7 +140,7 @@ class PatchStem(Stem):
         x = identity.times(pixels * site.variance("patch.weight") + (site.variance("patch.bias") if self.bias else 0.0))
         if self.learned_positions:
             x = x.plus(identity.times(site.variance("positions"), 0.0))
-        pull_norm: Pullback = _unchanged
+        pull_norm: Pullback = _same_gradient
         if site.trace.finite_width:
             x = x.spread_as(Spread.of_gaussian(x, self.width))
         if self.norm is not None:
@@ -174,5 +174,5 @@ class PatchStem(Stem):
         return pixels + (run.positions * self.width if self.dropout else 0)
 
 
-def _unchanged(g: AnySignal) -> AnySignal:
+def _same_gradient(g: AnySignal) -> AnySignal:
     return g

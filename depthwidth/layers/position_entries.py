@@ -37,7 +37,7 @@ class PositionEntry(NamedTuple):
 _REACH = 16  # Shaw et al. 2018 find no difference from 2 on; their translation models have 16
 
 
-def _learned(sizes: PositionSizes) -> Position:
+def _learned_positions(sizes: PositionSizes) -> Position:
     return LearnedPositions(sizes.context, sizes.width, sizes.offset)
 
 
@@ -64,8 +64,8 @@ def _tupe(sizes: PositionSizes) -> Position:
 POSITION_ENTRIES: dict[str, PositionEntry] = {
     entry.name: entry
     for entry in (
-        PositionEntry("learned", _learned, "a trained vector for each position, added to the embedding"),
-        PositionEntry("input", _learned, "another name of `learned`"),
+        PositionEntry("learned", _learned_positions, "a trained vector for each position, added to the embedding"),
+        PositionEntry("input", _learned_positions, "another name of `learned`"),
         PositionEntry("sinusoidal", lambda _: layers.SinusoidalPositions(), "fixed sines and cosines, added to the embedding"),
         PositionEntry("rotary", lambda _: layers.Rotary(), "queries and keys rotated by the position"),
         PositionEntry("alibi", lambda _: layers.ALiBi(), "a fixed penalty linear in distance"),

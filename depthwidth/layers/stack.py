@@ -190,7 +190,7 @@ class Stack(Layer):
         return next((part for part in parts if part is not None), None)
 
     @property
-    def tells_repetitions(self) -> bool:
+    def separates_equal_tokens(self) -> bool:
         """True if its blocks follow equal and different tokens apart: plain ones of attention and feed-forward parts.
 
         Trees send equal tokens to one leaf, for which averages over all pairs are known alone.
@@ -201,7 +201,7 @@ class Stack(Layer):
             not attention.routed if (attention := branch.as_attention) else branch.as_feed_forward or branch.as_mixture
             for branch in parts
         )
-        return all(block.tells_repetitions for block in blocks) and all(known)
+        return all(block.separates_equal_tokens for block in blocks) and all(known)
 
     def blocks(self) -> Iterator[BlockLike]:
         """Every block from the first to the last."""
@@ -284,7 +284,7 @@ class Stack(Layer):
             pulls.append(pull_copies)
         trace.score_bias = None if self.position is None else self.position.score_bias(site.at("position"))
         first, trace.end = 0, self._end(block_site.role)
-        with during(partial(_at_block, site, self.depth), lambda: FORWARD_SHARE * first / self.depth):
+        with during(partial(_words_on_block, site, self.depth), lambda: FORWARD_SHARE * first / self.depth):
             for repeat in self.repeats:
                 trace.layer = first
                 x, pull_blocks = repeat.moments(x, block_site)
@@ -300,7 +300,7 @@ class Stack(Layer):
             pulls.append(lambda g: signal.lean_on_norm(pull_norm(g), last))
         site.record(x := x.whole())
 
-        return x, site.record_gradient(partial(_through, pulls, site.role))
+        return x, site.record_gradient(partial(_pull_through, pulls, site.role))
 
     degree = _degree
 
@@ -354,13 +354,13 @@ FORWARD_SHARE = 0.65
 """Share of the time of a pass that the moments forward take: reports of progress need it to a tenth."""
 
 
-def _at_block(site: Site, depth: int) -> str:
+def _words_on_block(site: Site, depth: int) -> str:
     """Words on the block that is followed."""
     layer = site.trace.layer
     return f"{site.role} block {layer + 1} of {depth}" if isinstance(layer, int) else ""
 
 
-def _through(pulls: list[Pullback], name: str, g: AnySignal) -> AnySignal:
+def _pull_through(pulls: list[Pullback], name: str, g: AnySignal) -> AnySignal:
     """The gradient's way back through the parts of a stack."""
     passed = 0
     with during(f"gradient through the {name}", lambda: FORWARD_SHARE + (1 - FORWARD_SHARE) * passed / len(pulls)):

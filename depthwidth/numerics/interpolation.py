@@ -227,13 +227,13 @@ class TableFamily:
 
         parameter = np.asarray(parameter, dtype=float)
         values_of = _look_up(x, functions, parameter.ndim)
-        found = self._of_exact_tables(parameter, values_of)
+        found = self._from_exact_tables(parameter, values_of)
         if found is None:
-            return self._of_grid(parameter, x, functions)
+            return self._from_grid(parameter, x, functions)
         shape = np.broadcast_shapes(parameter.shape, np.shape(x))
         return found if found.shape[1:] == shape else np.broadcast_to(found, (len(found), *shape))
 
-    def _of_exact_tables(self, parameters: Any, values_of: Callable[[Table], Any]) -> Any:
+    def _from_exact_tables(self, parameters: Any, values_of: Callable[[Table], Any]) -> Any:
         """The values from tables for exactly these parameters; None without room for one for each."""
         import numpy as np
 
@@ -252,7 +252,7 @@ class TableFamily:
             total = found if total is None else np.where(where, found, total)
         return total
 
-    def _of_grid(self, parameters: Any, x: Any, functions: slice) -> Any:
+    def _from_grid(self, parameters: Any, x: Any, functions: slice) -> Any:
         """The values by interpolation between the tables of the grid."""
         import numpy as np
 

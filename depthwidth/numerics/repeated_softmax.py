@@ -112,11 +112,11 @@ def repetition(pair: float, n: float, shared: float, own: float, head_dim: int |
     head_dim : d_h, over whose queries' norms is averaged; None for the limit of infinite heads.
     """
     sizes, weights = (np.ones(1), np.ones(1)) if head_dim is None else _norms(head_dim)
-    each = _of_sizes(pair, n, max(0.0, shared) * sizes, max(0.0, own) * sizes)
+    each = _repetition_of_sizes(pair, n, max(0.0, shared) * sizes, max(0.0, own) * sizes)
     return Repetition(*(float(part @ weights) for part in each))
 
 
-def _of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, Array, Array]:
+def _repetition_of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, Array, Array]:
     """The fields of :class:`Repetition` for several variances side by side, (m,) each."""
     p, count = zipf_classes(pair)
     x, weight = gauss_hermite(_SCORES)
@@ -144,7 +144,7 @@ def _of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, 
     mean_lost = lost @ weight
     lasting = np.log1p(-np.minimum(mean_lost, 1 - 1e-15)) + mean_lost
     # Of the tokens of each class, beside all other positions but two, or but one.
-    logarithm, means = _over_scores(np.stack([(n - 2) * p, (n - 1) * p]), lost, parts)
+    logarithm, means = _average_over_scores(np.stack([(n - 2) * p, (n - 1) * p]), lost, parts)
     phi_both, phi = (np.exp((n - k) * lasting + logarithm[..., 2 - k, :] @ count)[:, None] for k in (2, 1))
     both, alone, single = (
         ((measure[:, None] * weigh) @ means[..., which, :, k])[:, 0]
@@ -163,7 +163,7 @@ def _powers(lost: Array) -> Array:
     return powers
 
 
-def _over_scores(rates: Array, lost: Array, parts: Array) -> tuple[Array, Array]:
+def _average_over_scores(rates: Array, lost: Array, parts: Array) -> tuple[Array, Array]:
     """For the tokens of each class, ln A with A = E e^(-rate lost), and E what e^(-rate lost) / A.
 
     Parameters

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
         lean_on_norm,
         norm_factors,
         norm_spread,
-        past_taken,
         post_norm_drift,
         pull_branch_norm,
+        pull_past_norms,
         pull_post_norm,
         residual_pullback,
         scaled,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _FILES = {
     "residual": (
         "NormFactors NormSpread PostNormDrift add_branch add_gradient advance branch_spread covariance_factor lean_on_norm "
-        "norm_factors norm_spread past_taken post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
+        "norm_factors norm_spread pull_past_norms post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
     ),
     "signal": "AnySignal DrawSpread NormedOutput Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
     "trace": "LogVariance Record Scales Site Trace",
@@ -82,9 +82,9 @@ __all__ = [
     "lean_on_norm",
     "norm_factors",
     "norm_spread",
-    "past_taken",
     "post_norm_drift",
     "pull_branch_norm",
+    "pull_past_norms",
     "pull_post_norm",
     "quotient",
     "residual_pullback",

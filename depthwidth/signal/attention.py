@@ -210,7 +210,7 @@ class TokenAttention:
     def parts(self, flat: Array) -> tuple[Array, Array | None]:
         """The matrix, and the excess of one row with itself over its diagonal; None if the diagonal already holds that."""
         if self.sums.dense:
-            return self.queries.of_any_pair(self.square(flat)), None
+            return self.queries.average_kinds(self.square(flat)), None
         pairs, place = flat, self._place
         if self.queries.match is not None:  # the mean over both kinds, before each pair is copied to two places
             half, (different, equal) = self.split // 2, self._kinds
@@ -441,7 +441,7 @@ class _Layer:
         sums.weigh(0.5 * gain * (rows.attraction * q)[:, None] * (xq - 2 * column))
         most = max(-exponent.min(), exponent.max())
         if sums.stretches:
-            scores = sums.stretched(x, xq, s2, exponent[split:])
+            scores = sums.stretch_scores(x, xq, s2, exponent[split:])
             far = reach if scores[0] is x else max(float(np.abs(part).max()) for part in scores)
             terms = _terms(far * most)
             products = sums.products(*scores, terms, (values - middle, xq))

@@ -113,7 +113,7 @@ class Positions:
         """Values at pairs, with the two tokens of each pair exchanged."""
         return values.swapaxes(-1, -2)
 
-    def of_any_pair(self, values: Array) -> Array:
+    def average_kinds(self, values: Array) -> Array:
         """Values at pairs (..., 2, n, n) of different and of equal tokens, averaged over both: (..., n, n)."""
         if self.match is None:
             return values
@@ -233,13 +233,13 @@ class Positions:
             shares = 1.0, 1.0
         else:
             rows, shares = self.weights[np.clip(at, 1, length) - 1], (left / length, pairs)
-        mixed = rows @ self.of_any_pair(covariance) @ rows.T
+        mixed = rows @ self.average_kinds(covariance) @ rows.T
         return shares[0] * (rows @ second_moment), shares[1] * (mixed if self.match is None else np.stack([mixed, mixed]))
 
-    def at_every(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
+    def at_all_positions(self, second_moment: Array, covariance: Array) -> tuple[Array, Array]:
         """Moments q (L,) and c (L, L) at all positions, with q on the diagonal of c."""
         q = self.weights @ np.asarray(second_moment)
-        c = self.weights @ self.of_any_pair(np.asarray(covariance)) @ self.weights.T
+        c = self.weights @ self.average_kinds(np.asarray(covariance)) @ self.weights.T
         np.fill_diagonal(c, q)
         return q, c
 
@@ -296,7 +296,9 @@ class Distances(Positions):
             pairs_of_node = np.flatnonzero(self.late == node)
             if pairs_of_node.size:
                 distance = np.arange(1, t)
-                index, weights = neighbor_weights(_along(t - self.early[pairs_of_node], t), _along(distance, t))
+                index, weights = neighbor_weights(
+                    _distance_variable(t - self.early[pairs_of_node], t), _distance_variable(distance, t)
+                )
                 result += of_node[node] * np.bincount(pairs_of_node[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
         return result / result.sum()
 
@@ -315,7 +317,7 @@ class Distances(Positions):
         apart = np.maximum(np.abs(one - other), 1)
         nodes = np.flatnonzero(self.nodes >= 2)
         end = self.length + 1
-        index, weights = neighbor_weights(_along(self.nodes[nodes], end), _along(later, end))
+        index, weights = neighbor_weights(_distance_variable(self.nodes[nodes], end), _distance_variable(later, end))
         result = np.zeros((later.size, self.late.size))
         for k, node in enumerate(nodes):
             row, column = np.nonzero(index == k)
@@ -326,7 +328,7 @@ class Distances(Positions):
             from_end = np.where(near, apart[row], np.maximum(far - apart[row], 1))
             from_end = 1 / np.maximum(1 / from_end - 2 / far + 2 / t, 1 / t)
             distance = np.clip(np.where(near, from_end, t - from_end), 1, t - 1)
-            at, share = neighbor_weights(_along(t - self.early[own], t), _along(distance, t))
+            at, share = neighbor_weights(_distance_variable(t - self.early[own], t), _distance_variable(distance, t))
             np.add.at(result, (row[:, None], own[at]), weights[row, column][:, None] * share)
         return result
 
@@ -365,7 +367,7 @@ class Alike(Positions):
         """The values themselves."""
         return values
 
-    def of_any_pair(self, values: Array) -> Array:
+    def average_kinds(self, values: Array) -> Array:
         """Values at pairs (..., 2, n) of different and of equal tokens, averaged over both."""
         match = 0.0 if self.match is None else self.match
         return (1 - match) * values[..., 0, :] + match * values[..., 1, :]
@@ -376,7 +378,7 @@ class Alike(Positions):
 
     def pair_mean(self, values: Array) -> Any:
         """The average over both kinds; of one block a number."""
-        return self.mean(self.of_any_pair(np.asarray(values)))
+        return self.mean(self.average_kinds(np.asarray(values)))
 
     def averages_of(self, moments: list[tuple[Array, Array]]) -> list[tuple[Any, Any]]:
         """The same of several signals."""
@@ -396,7 +398,7 @@ def _weighted_sum(weights: Array, values: Array) -> float:
     return float(np.vdot(weights, values) if values.shape == weights.shape else (weights * values).sum())
 
 
-def _along(distance: Array, t: Any) -> Array:
+def _distance_variable(distance: Array, t: Any) -> Array:
     """A variable in which functions of the distance are smooth near both the token at t and the first token."""
     return np.log(distance / (t - distance))
 
@@ -481,7 +483,7 @@ def _distances(length: int) -> Distances:
         late += [node] * apart.size
         early += (t - apart).tolist()
     position = np.arange(1, length + 1)
-    index, weights = neighbor_weights(_along(nodes, length + 1), _along(position, length + 1))
+    index, weights = neighbor_weights(_distance_variable(nodes, length + 1), _distance_variable(position, length + 1))
     every = np.zeros((length, nodes.size))
     np.put_along_axis(every, index, weights, axis=1)
     return Distances(nodes, every, False, np.array(late, dtype=int), np.array(early, dtype=int))

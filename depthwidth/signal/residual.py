@@ -337,7 +337,7 @@ def add_branch(
             x.positions.pair_mean_of_kind,
         )
         if x.positions.match is not None:
-            others = Others.of(x.of_any_pair, x.covariance, branch.covariance, x.spread)
+            others = Others.of(x.average_kinds, x.covariance, branch.covariance, x.spread)
     q, c, spread = advance(
         x.second_moment,
         x.covariance,
@@ -468,7 +468,7 @@ def pull_branch_norm(
     return lambda g: g.times(own, pair)
 
 
-def past_taken(pull: Pullback, y: AnySignal, branch: AnySignal, width: int) -> Pullback:
+def pull_past_norms(pull: Pullback, y: AnySignal, branch: AnySignal, width: int) -> Pullback:
     """The way back through a normed branch, for a gradient from which the next norms took what is along the stream `y`.
 
     The branch's own norm takes what is along its output. The squared cosine of both directions is the branch's share of the
@@ -493,7 +493,7 @@ def branch_spread(output: AnySignal, draw: DrawSpread, width: int, read: AnySign
     v, w, u, *_ = read.spread
     if draw.whole is not None:
         inverse = quotient(1.0, pair)
-        r, w, x, z = (read.of_any_pair(part) for part in (read.covariance, read.spread[1], read.spread[3], read.spread[4]))
+        r, w, x, z = (read.average_kinds(part) for part in (read.covariance, read.spread[1], read.spread[3], read.spread[4]))
         r = r * inverse
         own_size, slope, pair_size, pair_slope = _slopes_by_means(
             r, _below_one(r), output.covariance, draw, output.pair_second_moment, inverse

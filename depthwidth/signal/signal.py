@@ -127,11 +127,11 @@ class Signal(NamedTuple):
         """The same moments with this spread."""
         return Signal(self.second_moment, self.covariance, spread, None, self.offset)
 
-    def at_first(self, values: Number) -> Number:
+    def of_first_token(self, values: Number) -> Number:
         """Values of tokens as values of the first token of each pair."""
         return values
 
-    def of_any_pair(self, values: Number) -> Number:
+    def average_kinds(self, values: Number) -> Number:
         """Values of pairs, averaged over the kinds of pairs: one of them here."""
         return values
 
@@ -175,7 +175,7 @@ class TokenSignal(_TokenMoments):
     @property
     def first_second_moment(self) -> Number:
         """Second moment of the first token of a pair; it broadcasts against the covariance."""
-        return self.at_first(self.second_moment)
+        return self.of_first_token(self.second_moment)
 
     @property
     def other_second_moment(self) -> Number:
@@ -257,13 +257,13 @@ class TokenSignal(_TokenMoments):
             return self
         return TokenSignal(self.second_moment[0], self.covariance[0], self.positions)
 
-    def at_first(self, values: Number) -> Number:
+    def of_first_token(self, values: Number) -> Number:
         """Values of tokens as values of the first token of each pair; they broadcast against the covariance."""
         return self.positions.pairs(values)[0]
 
-    def of_any_pair(self, values: Number) -> Number:
+    def average_kinds(self, values: Number) -> Number:
         """Values of pairs, averaged over different and equal tokens if they are told apart; broadcasts against covariances."""
-        return self.positions.of_any_pair(values)
+        return self.positions.average_kinds(values)
 
     def with_bias(self, variance: Number) -> TokenSignal:
         """The moments after the addition of a bias, which all tokens share."""
@@ -295,7 +295,7 @@ class Spread(NamedTuple):
     def of_gaussian(cls, signal: AnySignal, width: int) -> Spread:
         """The spread of `width` independent Gaussian features. What is fixed in them has none, alone."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
-        spread, others = gaussian_spread.body, signal.of_any_pair(c)
+        spread, others = gaussian_spread.body, signal.average_kinds(c)
         pairs, apart = spread(c, c, width), spread(others, others, width) + 0.0 * c
         drawn = cls(spread(q, q, width), pairs, spread(first, c, width), apart, apart)
         if signal.offset is None:
@@ -307,13 +307,13 @@ class Spread(NamedTuple):
     def of_branch(cls, signal: AnySignal, draw: DrawSpread, width: int) -> Spread:
         """The spread of a branch's output alone."""
         q, c, first = signal.second_moment, signal.covariance, signal.first_second_moment
-        share, others = draw.omega / width, signal.of_any_pair(c)
+        share, others = draw.omega / width, signal.average_kinds(c)
         apart = share * others * others + 0.0 * c
         return cls(share * q * q, share * c * c, draw.pair_omega / width * first * c, apart, apart)
 
     def after_norm(self, before: AnySignal, after: AnySignal) -> Spread:
         """The spread at a norm's output `after`, given this one at its input: draws differ in correlation alone."""
-        return self.normed(before, after, before.of_any_pair(self.second_moments))
+        return self.normed(before, after, before.average_kinds(self.second_moments))
 
     def normed(self, before: AnySignal, after: AnySignal, others: Number) -> Spread:
         """:meth:`after_norm`, given Cov(q_t, q_s) of any two tokens."""
@@ -340,9 +340,9 @@ def _whole(x: AnySignal) -> Any:
         return y
     drawn, drawn_pair = x.second_moment - rest, x.covariance - rest_pair
     shared = 4 * pair * drawn_pair / width
-    mixed = 2 * (x.at_first(m) * drawn_pair + x.at_first(drawn) * pair) / width
+    mixed = 2 * (x.of_first_token(m) * drawn_pair + x.of_first_token(drawn) * pair) / width
     v, w, u, third, covariances = x.spread
-    apart = x.of_any_pair(shared)
+    apart = x.average_kinds(shared)
     return y.spread_as(Spread(v + 4 * m * drawn / width, w + shared, u + mixed, third + apart, covariances + apart))
 
 

@@ -128,7 +128,7 @@ class Trace:
         self.records, self.log_variances, self._waiting = [], [], []
         try:
             yield self.records, self.log_variances
-            self.records += _averaged(self._waiting)
+            self.records += _average_records(self._waiting)
         finally:
             self.records, self.log_variances, self._waiting = before
 
@@ -166,7 +166,7 @@ _Waiting = tuple[str, Any, str, Number, AnySignal]
 """A :class:`Record` before its averages: role, layer, direction, mean and signal"""
 
 
-def _averaged(waiting: list[_Waiting]) -> list[Record]:
+def _average_records(waiting: list[_Waiting]) -> list[Record]:
     """The records; positions are averaged in one product, of signals at the same ones."""
     signals = [signal for *_, signal in waiting]
     shapes = {signal.covariance.shape if isinstance(signal, TokenSignal) else () for signal in signals}

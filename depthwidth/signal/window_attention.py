@@ -93,7 +93,7 @@ class WindowAttention(TokenAttention):
 
     def parts(self, flat: Array) -> tuple[Array, Array]:
         """The values at stored pairs of any kind, and those of each node with itself."""
-        return self.queries.of_any_pair(self.square(flat)), flat[..., self.split :][..., self.sums.at]
+        return self.queries.average_kinds(self.square(flat)), flat[..., self.split :][..., self.sums.at]
 
     def both(self, values: Array) -> Array:
         """The product of the values of the two tokens of each stored pair: (P,)."""
@@ -266,13 +266,13 @@ def _range_shares(cumulative: Array, knots: Array, low: Array, high: Array) -> A
 
 
 @functools.lru_cache(maxsize=4)
-def _stored(positions: WindowPairs) -> _Stored:
+def _stored_operators(positions: WindowPairs) -> _Stored:
     return _Stored(positions)
 
 
 @functools.lru_cache(maxsize=6)
 def _matrices(positions: WindowPairs, reach: int) -> _Matrices:
-    stored, length, count = _stored(positions), positions.length, positions.late.size
+    stored, length, count = _stored_operators(positions), positions.length, positions.late.size
     ones = np.ones(length)
     size = np.minimum(np.arange(1, length + 1), reach).astype(float)
     i, y = stored.first, stored.second
@@ -317,7 +317,7 @@ class _WindowSums(_Repetitions):
 
     def __init__(self, positions: WindowPairs, reach: int, head_dim: int | None) -> None:
         self.keys, self.reach, self.head_dim = positions, reach, head_dim
-        stored = _stored(positions)
+        stored = _stored_operators(positions)
         self.at, self.at_early, self.expansion, self.beside = stored.at, stored.at_early, stored.expansion, stored.beside
         self.swap, self.count = stored.swap, stored.count
         self.n = np.minimum(stored.rows, reach).astype(float)
@@ -345,9 +345,9 @@ class _WindowSums(_Repetitions):
     def _average(self, pairs: Array) -> Array:
         return (1 - self.share) * pairs[..., 0, :] + self.share * pairs[..., 1, :] if self.repeats else pairs
 
-    def stretched(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
+    def stretch_scores(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
         """As without distances; K itself without repetitions."""
-        return super().stretched(x, xq, variance, exponent) if self.repeats else (x, xq)
+        return super().stretch_scores(x, xq, variance, exponent) if self.repeats else (x, xq)
 
     def row_mean(self, values: Array) -> float:
         return self.keys.mean(values[self.at])

@@ -80,7 +80,7 @@ class WindowPairs(Positions):
         """The values themselves: a value that depends on the order of a pair is that of its later token."""
         return values
 
-    def of_any_pair(self, values: Array) -> Array:
+    def average_kinds(self, values: Array) -> Array:
         """Values at pairs (..., 2, P) of different and of equal tokens, averaged over both: (..., P)."""
         if self.match is None:
             return values
@@ -116,13 +116,13 @@ class WindowPairs(Positions):
         """
         length = self.length
         left = max(0, length - abs(steps))
-        mixed = self.of_any_pair(covariance) * (left * (left - 1) / (length * (length - 1)))
+        mixed = self.average_kinds(covariance) * (left * (left - 1) / (length * (length - 1)))
         return second_moment * (left / length), mixed if self.match is None else np.stack([mixed, mixed])
 
     @functools.cached_property
     def _pair_share(self) -> Array:
         # The sum over earlier tokens, at positions between the nodes, and then over those, linearly between them.
-        knots = _refined(self.nodes)
+        knots = _refine_nodes(self.nodes)
         grids = [_knots_back(int(t), self.reaches) for t in knots]
         sizes = [grid.size for grid in grids]
         late = np.repeat(knots, sizes)
@@ -139,7 +139,7 @@ class WindowPairs(Positions):
         later = np.maximum(np.maximum(one, other), 2)
         apart = np.maximum(np.abs(one - other), 1)
         several = np.flatnonzero(self.nodes >= 2)
-        breaks, variable = _breaks(self.length, self.reaches), _along(self.length, self.reaches[0])
+        breaks, variable = _breaks(self.length, self.reaches), _position_variable(self.length, self.reaches[0])
         place, share = _bent(self.nodes[several], later, breaks, variable)
         index, weights = np.zeros((later.size, 4, 4), dtype=int), np.zeros((later.size, 4, 4))
         for k, node in enumerate(several):
@@ -149,9 +149,9 @@ class WindowPairs(Positions):
             if not row.size:
                 continue
             t, own = int(self.nodes[node]), self._of_node[node]
-            distance = _matched(apart[row].astype(float), later[row].astype(float), t)
+            distance = _match_distance(apart[row].astype(float), later[row].astype(float), t)
             breaks = (_close(t, self.reaches[0]), *self.reaches)
-            at, along = _bent(t - self.early[own], distance, breaks, _back(t, self.reaches[0]), np.cbrt)
+            at, along = _bent(t - self.early[own], distance, breaks, _distance_variable(t, self.reaches[0]), np.cbrt)
             index[row, column, : at.shape[1]] = own[at]
             weights[row, column, : at.shape[1]] = share[row, column][:, None] * along
         return index.reshape(later.size, 16), weights.reshape(later.size, 16)
@@ -168,12 +168,12 @@ def _breaks(length: int, reaches: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted({*reaches, *(length - reach + 1 for reach in reaches)}))
 
 
-def _along(length: int, reach: int) -> Callable[[Array], Array]:
+def _position_variable(length: int, reach: int) -> Callable[[Array], Array]:
     """A variable in which moments are smooth: the logarithm of the position, and near the end the distance from it."""
     return lambda position: np.log(position) - np.arcsinh((length - position) / (2 * reach))
 
 
-def _back(t: int, reach: int) -> Callable[[Array], Array]:
+def _distance_variable(t: int, reach: int) -> Callable[[Array], Array]:
     """A variable in which moments of pairs are smooth: the distance, then its logarithm, then that of the earlier position."""
     return lambda distance: np.arcsinh(distance / (2 * reach)) - np.log(np.maximum(t - distance, 0.5))
 
@@ -183,7 +183,7 @@ def _close(t: int, reach: int) -> int:
     return max(1, min(round(reach / 4), t // 2))
 
 
-def _matched(distance: Array, later: Array, t: int) -> Array:
+def _match_distance(distance: Array, later: Array, t: int) -> Array:
     """The distance back from node t at which a pair is stored that is like one at `distance` back from `later`."""
     near = 2 * distance <= later
     from_end = np.where(near, distance, np.maximum(later - distance, 1))
@@ -225,7 +225,7 @@ def _chosen(values: Any, low: int, high: int) -> Array:
     return rounded[(rounded >= low) & (rounded <= high)]
 
 
-def _apart(values: Any, low: int, high: int) -> Array:
+def _spaced(values: Any, low: int, high: int) -> Array:
     """As :func:`_chosen`, without those that are too near to one that comes before them in the list."""
     kept: dict[int, float] = {}
     for value in np.rint(np.concatenate([np.atleast_1d(part) for part in values])).astype(int).tolist():
@@ -242,7 +242,7 @@ def _knots_back(t: int, reaches: tuple[int, ...]) -> Array:
     return _chosen([steps, t - steps, *([reach, 2 * reach] for reach in reaches), [1, t - 1]], 1, t - 1)
 
 
-def _refined(nodes: Array) -> Array:
+def _refine_nodes(nodes: Array) -> Array:
     """Nodes from 2 on, with four times as many."""
     nodes = nodes[nodes >= 2].astype(float)
     parts = [nodes, *(nodes[:-1] ** (1 - s) * nodes[1:] ** s for s in (0.25, 0.5, 0.75))]
@@ -267,7 +267,7 @@ def _window_pairs(length: int, reaches: tuple[int, ...], match: float | None) ->
     first, step = max(1.0, min(scale, half) / 8), max(_STEP, (half / scale) ** (1 / _MOST))
     starts = [_steps(first, min(scale, half), _START), _steps(scale, half, step), _steps(1, first, _FIRST)]
     ends = [length - scale * np.array(_ENDING), length - _steps(_ENDING[-1] * scale, half, step)]
-    nodes = _apart([[1, length], bends, [2, 4], others, *ends, *starts], 1, length)
+    nodes = _spaced([[1, length], bends, [2, 4], others, *ends, *starts], 1, length)
     late, early = [], []
     for node, t in enumerate(nodes.tolist()[1:], 1):
         close, middle = _close(t, scale), max(t / 2, 1.5 * scale)
@@ -276,11 +276,11 @@ def _window_pairs(length: int, reaches: tuple[int, ...], match: float | None) ->
             [1, t - 1, *reaches, close], near[near <= middle], [1.5 * reach for reach in reaches if 1.5 * reach < t / 2],
             _steps(1, close, _CLOSE), _steps(scale * _NEAR[-1], t / 2, step), t - _steps(2, t / 2, _FAR), [t / 2],
         ]  # fmt: skip
-        apart = _apart(parts, 1, t - 1)
+        apart = _spaced(parts, 1, t - 1)
         late += [node] * apart.size
         early += (t - apart).tolist()
     position = np.arange(1, length + 1)
-    index, weights = _bent(nodes, position, _breaks(length, reaches), _along(length, scale))
+    index, weights = _bent(nodes, position, _breaks(length, reaches), _position_variable(length, scale))
     every = np.zeros((length, nodes.size))
     for column in range(index.shape[1]):  # missing nodes repeat the first, with weight 0
         every[position - 1, index[:, column]] += weights[:, column]

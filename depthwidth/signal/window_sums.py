@@ -119,7 +119,7 @@ class _Dense:
         return (self.even.T * values) @ self.even
 
 
-def _beside(sums: Array, x: Array) -> Array:
+def _sum_over_first(sums: Array, x: Array) -> Array:
     """Sums over the first position of functions x (..., n, n) that bend where the two positions are equal; (..., row, n)."""
     if x.ndim == 2:
         return np.matmul(sums, x.T[:, :, None])[..., 0].T
@@ -143,7 +143,7 @@ class _Smooth:
 
     def window_moments(self, x: Array, xq: Array) -> tuple[Array, Array, Array, Array]:
         beyond = xq - x.diagonal()
-        column = _beside(self.even_beside, x)
+        column = _sum_over_first(self.even_beside, x)
         own = self.even @ xq
         total = (column * self.even).sum(1) + self.alone @ beyond
         apart = (own - total) / self.left
@@ -200,7 +200,7 @@ class _Smooth:
     def _over_windows(self, pairs: Array, own: Array) -> tuple[Array, Array, Array]:
         """Sums over one window and over two: of values (..., n, n) of pairs, and of a token's excess with itself."""
         beyond = own - pairs.diagonal(0, -2, -1)
-        one = _beside(self.a_beside, pairs)
+        one = _sum_over_first(self.a_beside, pairs)
         sums = one @ self.a.T
         sums += self._over_common(beyond).reshape(sums.shape)
         return one, beyond, sums
@@ -308,7 +308,7 @@ class _Repetitions:
         """Values of pairs at two tokens near each row."""
         return np.diagonal(pairs)
 
-    def stretched(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
+    def stretch_scores(self, x: Array, xq: Array, variance: Array, exponent: Array) -> Moments:
         """A K of the scores, whose exponential gives equal tokens, and a token with itself, their averages in a mean row.
 
         Parameters

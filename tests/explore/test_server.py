@@ -25,7 +25,7 @@ from depthwidth.errors import InputError
 from depthwidth.explore import page, pieces, server
 from depthwidth.explore.charts import Dot, growth_chart, rules_chart
 from depthwidth.explore.controls import Settings, controls
-from depthwidth.explore.server import listening
+from depthwidth.explore.server import listen_on
 from depthwidth.explore.state import Stability, answer, stability
 
 SMALL = {"budget": "20M", "preset": "gpt3", "vocab": "1000", "context": "128"}
@@ -121,12 +121,12 @@ def test_charts_stay_inside_and_show_every_value():
 
 
 def test_only_the_loopback_interface_listens_and_a_port_in_use_is_one_sentence(invoke):
-    opened = listening(0)
+    opened = listen_on(0)
     try:
         host, port = opened.getsockname()
         assert host == "127.0.0.1"
         with pytest.raises(InputError, match=f"--port {port} cannot be used .address already in use.; give another one"):
-            listening(port)
+            listen_on(port)
         printed = invoke("explore", "--no-browser", "--port", port)
     finally:
         opened.close()
@@ -260,7 +260,7 @@ def test_the_server_sends_the_known_answers_and_computes_others(monkeypatch):
 @contextlib.contextmanager
 def _asked(ahead=None):
     """A server, and a function that sends it a request and returns the connection."""
-    opened = listening(0)
+    opened = listen_on(0)
     port = opened.getsockname()[1]
     running = uvicorn.Server(uvicorn.Config(server.application(ahead), log_level="warning", lifespan="off", ws="none"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})

@@ -145,7 +145,7 @@ def test_positions_interpolate_and_average():
     q, c = Positions.every(5).uniform(2.0, 0.5)
     assert Positions.every(5).mean(q) == 2.0
     assert Positions.every(5).pair_mean(c) == pytest.approx(0.5)
-    assert positions.at_every(np.ones(positions.count), later)[1].shape == (500, 500)
+    assert positions.at_all_positions(np.ones(positions.count), later)[1].shape == (500, 500)
 
 
 # ---- identities ----

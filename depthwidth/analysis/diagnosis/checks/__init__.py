@@ -37,10 +37,10 @@ def remove_check(check: Check) -> None:
 
 def all_checks() -> tuple[Check, ...]:
     """Every check, by its order: the files of this folder, and those added."""
-    return tuple(sorted((*_listed(), *_ADDED), key=lambda check: check.order))
+    return tuple(sorted((*_list_checks(), *_ADDED), key=lambda check: check.order))
 
 
 @functools.cache
-def _listed() -> tuple[Check, ...]:
+def _list_checks() -> tuple[Check, ...]:
     modules = (import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
     return tuple(module.CHECK for module in modules)
