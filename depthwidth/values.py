@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from collections.abc import Callable
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
@@ -150,7 +151,7 @@ def _plain_initialiser(cls: type, every: tuple[Field[Any], ...]) -> Callable[...
         co_varnames=("self", *names, "_own_"),
         co_consts=tuple(names[_PLACES[one]] if one in _PLACES else one for one in code.co_consts),
     )
-    made = FunctionType(code, {}, "__init__", defaults)
+    made = FunctionType(code, {"__builtins__": vars(builtins)}, "__init__", defaults)  # torch.compile reads them
     made.__kwdefaults__ = {one.name: one.default for one in by_keyword if one.default is not MISSING}
     return made
 

@@ -121,8 +121,9 @@ def test_the_page_says_of_logit_variance_what_the_rows_say():
             # To first order the ratio's relative error is that of the measurement, its denominator.
             errors.append(ratios[-1] * math.hypot(*(r.stderr for r in its)) / len(its) / measured)
         (*first, last), error = (f"{ratio:.2f}" for ratio in ratios), max(errors)
-        said[model] = f"{', '.join(first)} and {last} times", f"up to {error:.2f})"
-    assert f"is, layer by layer, {said['llama'][0]} the measured one in a Llama (one standard error {said['llama'][1]}" in page
+        said[model] = f"{', '.join(first)} and {last}", f"up to {error:.2f})"
+    assert "layer by layer, over three initialisations" in page
+    assert f"The ratio is {said['llama'][0]} in a Llama (one standard error {said['llama'][1]}" in page
     assert f"and {said['gpt2'][0]} in GPT-2 ({said['gpt2'][1]}" in page
     # A ratio that the rows do not give is not there: the sentence is looked for as a whole.
     assert said["llama"][0].replace(said["llama"][0][:4], "0.30") not in page

@@ -210,7 +210,7 @@ def test_a_fit_is_written_as_coefficients_are_read(rng, tmp_path, monkeypatch):
     rows = power_law(rng)
     found = fit_law(POWER, rows, START, draws=50)
     save_fit(found, tmp_path / "coefficients", "our_law", rows, unit={"E": "nats"})
-    monkeypatch.setattr(coefficients, "data_directory", lambda: tmp_path)
+    monkeypatch.setattr(coefficients, "_data", lambda: str(tmp_path))
     for name, value, error in zip(found.names, found.values, found.stderr, strict=True):
         read = coefficients.coefficient("our_law", name)
         assert (read.value, read.stderr, read.status) == (value, error, "measured")
