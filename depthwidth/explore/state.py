@@ -34,7 +34,7 @@ _PREPARED = (
     *(Settings("6B", preset=preset) for preset in ("gpt3", "mixtral")),
     Settings("600M", preset="vit"),
 )
-"""Budgets from one power of two of the score variance to the next; schemes, contexts and presets beside them."""
+"""Budgets from one power of two of the score variance to the next, then schemes, contexts and presets."""
 
 
 class Evidence(NamedTuple):

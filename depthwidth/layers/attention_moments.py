@@ -23,8 +23,8 @@ SCORE_STEP = 0.1
 LARGEST_SCORES = 64.0
 """Largest variance of attention scores, in nats^2, that the softmax integrals cover; larger variances are set to it.
 
-At the limit sum p^2 over 128 keys is 0.68. Beyond it the exact value tends to 1, so the outputs for independent tokens are too
-small by up to a third, and so is the gradient through queries and keys, which grows with the variance.
+At the limit sum p^2 over 128 keys is 0.68. Beyond it the exact value tends to 1. Outputs for independent tokens are then too
+small by up to a third. So is the gradient through queries and keys, which grows with the variance.
 """
 _LARGE_SCORES, _LARGE_HEAD = 8.0, 64
 """Score variance and head dimension from which heads are treated as infinite: sum p^2 is right to 1 %, and it saves seconds."""

@@ -203,7 +203,7 @@ class BlockLike(Layer):
 
     @property
     def inputs_width(self) -> int | None:
-        """Features of the vector from the stem that it reads for each token beside the stream; None if it reads none.
+        """Features of the vector from the stem that it reads for each token in addition to the stream; None if it reads none.
 
         The stem says in :attr:`~depthwidth.layers.Stem.block_inputs` that it makes one.
         """

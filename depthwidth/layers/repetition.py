@@ -145,8 +145,8 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
     """The residual stream at the input of each of these equal blocks, as arrays, given that of the first.
 
     If every branch reads a normalised stream and all blocks have the same weight variances, the output of a branch depends on
-    one number, the correlation of two tokens, or on two, those of different and of equal ones. A table of it reduces the cost
-    of a block to microseconds. Otherwise each block is evaluated, or, if there are two kinds of pairs, None is returned: such
+    one number, the correlation of two tokens. With equal tokens apart it depends on two. A table of it reduces the cost of a
+    block to microseconds. Otherwise each block is evaluated, or, if there are two kinds of pairs, None is returned: such
     blocks are sampled.
     """
     trace, first = site.trace, x

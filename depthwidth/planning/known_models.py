@@ -54,7 +54,7 @@ class KnownModel(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _built(depth: int, width: int, choices: tuple[tuple[str, Any], ...]) -> Transformer:
-    """The tree; it is kept with its counts, as plans of many budgets have the same models beside them."""
+    """The tree; it is kept with its counts, as plans of many budgets show the same models."""
     return Transformer(depth, width, **dict(choices))
 
 

@@ -9,8 +9,8 @@ row twice, or two different rows), the weights of two rows are
 
 so that for exchangeable tokens sum_j w_jj = S + (e^theta - 1) J with J = S + S^2 - sum a^2 a' - sum a a'^2. For a row with
 itself, theta and its slope follow from the exact E sum p^2 and Jacobian (:mod:`depthwidth.numerics.alibi_softmax`). For two
-rows, theta is the cubic in the covariance v of their scores with this value and slope if the rows are equal, the value 0 at v =
-0, and the slope of two independent rows there. Compared with simulation of two rows at distance 1, slopes 1/256 to 0.84: sum_j
+rows, theta is a cubic in the covariance v of their scores. It has this value and slope for equal rows; at v = 0 it is 0 and has
+the slope of independent rows. Compared with simulation of two rows at distance 1, slopes 1/256 to 0.84: sum_j
 w_jj within 1.3 % (2.9 % at score variance 4), the overlap of two Jacobians within 4.5 % (9 %). Rows at distance 8 overlap less;
 with a slope of 0.84 the overlap is 200 times smaller and its error up to 15 %.
 

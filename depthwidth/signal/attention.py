@@ -164,7 +164,7 @@ class TokenAttention:
 
     @property
     def finite(self) -> bool:
-        """Whether terms of order 1/width are followed."""
+        """True if terms of order 1/width are followed."""
         return self.width is not None and self.equal_norms is not None
 
     def square(self, flat: Array) -> Array:
@@ -195,7 +195,7 @@ class TokenAttention:
         return _Lengths.of(self.sums.n, self.first, self.second)
 
     def lengths(self, n: Array) -> _Lengths:
-        """What follows from the lengths of rows; computed once if they do not depend on the signal."""
+        """Quantities of the row lengths; computed once if these do not depend on the signal."""
         return self._lengths if n is self.sums.n else _Lengths.of(n, self.first, self.second)
 
     def both(self, values: Array) -> Array:
@@ -283,7 +283,7 @@ def token_attention(*arguments: Any, **options: Any) -> TokenAttention:
 
 
 class _Lengths(NamedTuple):
-    """What follows from the number of keys that each row sees."""
+    """Quantities that depend on the number of keys each row sees."""
 
     lone: Array
     """Rows of one key, if a first row has one and others follow"""

@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 
 
 class Others(NamedTuple):
-    """Moments of any two tokens, averaged over the kinds of pairs: tokens beside a pair have them, whatever kind it is."""
+    """Moments of any two tokens, averaged over the kinds of pairs: those of a pair and a token outside it, of either kind."""
 
     covariance: Number
     branch: Number
@@ -377,7 +377,7 @@ class PostNormDrift(NamedTuple):
         return g.times(1 + self.own, 1 + self.pair * self.own)
 
     def path(self, g: AnySignal, pull: Pullback) -> Any:
-        """The gradient that comes back through the branch, beside the skip path."""
+        """The gradient that comes back through the branch alone, without the skip path."""
         y = pull(g.times(1 + self.through, 1 + self.pair * self.through))
         return y.of(y.second_moment + self.beside * g.averages[1], y.covariance + self.pair * self.beside * g.covariance)
 
@@ -482,9 +482,9 @@ def pull_past_norms(pull: Pullback, y: AnySignal, branch: AnySignal, width: int)
 def branch_spread(output: AnySignal, draw: DrawSpread, width: int, read: AnySignal) -> Spread:
     """The spread of a branch's output for a norm of it: its own, and what follows from the stream `read`.
 
-    Of a branch that acts on each token alone and reads the stream without a norm, the gain of the gradient over its size
-    follows one power of the second moment of what it reads, whatever the activation: as a norm of `read` would. One that mixes
-    tokens has an output whose size follows the means over tokens, and a gradient that does not.
+    Take a branch that acts on each token alone and reads the stream without a norm. The gain of its gradient over its size is a
+    power of its input's second moment, whatever the activation, as after a norm of `read`. In a branch that mixes tokens the
+    size of the output follows means over tokens, and the gradient does not.
     """
     own = Spread.of_branch(output, draw, width)
     if read.spread is None:

@@ -116,7 +116,7 @@ class Signal(NamedTuple):
         return self if self.offset is None else _whole(self)
 
     def offset_as(self, offset: Offset | None) -> Signal:
-        """The same moments beside this mean over the features."""
+        """The same moments with this mean over the features."""
         return Signal(self.second_moment, self.covariance, self.spread, None, offset)
 
     def leaning_as(self, leaning: Signal | None) -> Signal:
@@ -229,7 +229,7 @@ class TokenSignal(_TokenMoments):
         return self if self.offset is None else _whole(self)
 
     def offset_as(self, offset: Offset | None) -> TokenSignal:
-        """The same moments beside this mean over the features."""
+        """The same moments with this mean over the features."""
         return TokenSignal(self.second_moment, self.covariance, self.positions, self.spread, None, offset)
 
     def leaning_as(self, leaning: TokenSignal | None) -> TokenSignal:

@@ -158,7 +158,7 @@ class _Smooth:
         self.density, self.of_keys = density * self.inverse, np.ascontiguousarray(density.T)
         self.common = mask.common * (self.density[:, None] * self.density)
 
-    # For gradients, of which a layer takes several back, or none if the recursion along the depth tries another block.
+    # For gradients. A layer takes several back, or none if the recursion along the depth tries another block.
 
     @cached_property
     def askers(self) -> Array:
