@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import functools
 from collections.abc import Callable
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
-from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -128,54 +126,6 @@ class _Factory:
 
 def _initialiser(cls: type, every: tuple[Field[Any], ...]) -> Callable[..., None]:
     """The ``__init__`` of a dataclass with these fields, which writes into the instance's dictionary."""
-    plain = all(one.init and one.default_factory is MISSING for one in every)
-    made = _plain_initialiser(cls, every) if plain else _written_initialiser(cls, every)
-    made.__annotations__ = {one.name: one.type for one in every if one.init} | {"return": None}
-    made.__module__ = cls.__module__
-    return made
-
-
-def _plain_initialiser(cls: type, every: tuple[Field[Any], ...]) -> Callable[..., None]:
-    """An initialiser of arguments alone: compiled once for a number of fields, with the names of these."""
-    positional = [one for one in every if not one.kw_only]
-    by_keyword = [one for one in every if one.kw_only]
-    defaults = tuple(one.default for one in positional if one.default is not MISSING)
-    for one in positional[: len(positional) - len(defaults)]:
-        if one.default is not MISSING:
-            raise TypeError(f"an argument without a default follows {one.name!r}, which has one")
-    names = tuple(one.name for one in (*positional, *by_keyword))
-    code = _template(len(every), hasattr(cls, "__post_init__"))
-    code = code.replace(
-        co_argcount=1 + len(positional),
-        co_kwonlyargcount=len(by_keyword),
-        co_varnames=("self", *names, "_own_"),
-        co_consts=tuple(names[_PLACES[one]] if one in _PLACES else one for one in code.co_consts),
-    )
-    made = FunctionType(code, {"__builtins__": vars(builtins)}, "__init__", defaults)  # torch.compile reads them
-    made.__kwdefaults__ = {one.name: one.default for one in by_keyword if one.default is not MISSING}
-    return made
-
-
-@functools.cache
-def _template(number: int, ends: bool) -> CodeType:
-    """The code of an initialiser of so many fields, which :data:`_PLACES` names."""
-    for place in range(len(_PLACES), number):
-        _PLACES[f"_{place}_"] = place
-    names = list(_PLACES)[:number]
-    arguments = ", ".join(["self", *names])
-    lines = [f" _own_[{name!r}] = {name}" for name in names] + ([" self.__post_init__()"] if ends else [])
-    given: dict[str, Any] = {}
-    exec("\n".join([f"def __init__({arguments}):", " _own_ = self.__dict__", *lines]), given)  # noqa: S102, no text of others
-    code: CodeType = given["__init__"].__code__
-    return code
-
-
-_PLACES: dict[str, int] = {}
-"""Names of fields in a template, and their places."""
-
-
-def _written_initialiser(cls: type, every: tuple[Field[Any], ...]) -> Callable[..., None]:
-    """An initialiser that creates values for arguments that are left out, compiled for one class."""
     factory = _Factory()
     given: dict[str, Any] = {"_factory_": factory}
     arguments, keywords, lines = list[str](), list[str](), list[str]()
@@ -187,6 +137,8 @@ def _written_initialiser(cls: type, every: tuple[Field[Any], ...]) -> Callable[.
         if one.init:
             given[f"default_{name}"] = factory if one.default_factory is not MISSING else one.default
             optional = one.default is not MISSING or one.default_factory is not MISSING
+            if not optional and not one.kw_only and arguments and "=" in arguments[-1]:
+                raise TypeError(f"{name!r} has no default, and follows an argument with one")
             (keywords if one.kw_only else arguments).append(f"{name}=default_{name}" if optional else name)
         elif one.default_factory is MISSING:
             continue  # the class has its default
@@ -196,4 +148,6 @@ def _written_initialiser(cls: type, every: tuple[Field[Any], ...]) -> Callable[.
     source = "\n".join([f"def __init__({signature}):", " _own_ = self.__dict__", *lines, *after])
     exec(source, given)  # noqa: S102, of the names of a class's own fields, as the library's dataclass does
     made: Callable[..., None] = given["__init__"]
+    made.__annotations__ = {one.name: one.type for one in every if one.init} | {"return": None}
+    made.__module__ = cls.__module__
     return made
