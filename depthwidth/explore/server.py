@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import socket
 import threading
 from pathlib import Path
@@ -137,6 +138,12 @@ def serve(opened: socket.socket) -> None:
     try:
         made = application(ahead)
         config = uvicorn.Config(made, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         uvicorn.Server(config).run(sockets=[opened])
     finally:
         ahead.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the message that an interrupted server did not wait for open connections, which it need not."""
+    return "timeout graceful shutdown exceeded" not in record.getMessage()

@@ -1,6 +1,7 @@
 """The page without a browser: pieces, headers, hosts, the command."""
 
 import contextlib
+import logging
 import re
 import signal
 import socket
@@ -281,6 +282,14 @@ def _asked(ahead=None):
 def _read(connection):
     with connection, connection.makefile("rb") as answers:
         return answers.read()
+
+
+@pytest.mark.parametrize(
+    ("message", "told"), [("Cancel %s running task(s), timeout graceful shutdown exceeded", False), ("%s went wrong", True)]
+)
+def test_connections_that_an_interruption_cuts_are_no_error(message, told):
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 1, message, (0,), None)
+    assert server._is_news(record) == told
 
 
 @pytest.mark.slow
