@@ -33,6 +33,9 @@ _STEPS = 3
 """Steps to either side of a slider that was moved last; one step for others."""
 _OTHERS = ("budget", "context", "scheme", "preset")
 """Controls that are likely to be moved next."""
+_GARBAGE_STEP = 200_000
+"""Objects made between two searches for garbage. With Python's 700 to 2,000, searches through the objects of modules and caches
+took half the time of an answer; an answer makes some ten thousand objects."""
 
 
 class Ahead:
@@ -134,6 +137,12 @@ def _nearest(steps: tuple[str, ...], text: str) -> int:
     return apart.index(min(apart))
 
 
+def collect_rarely() -> None:
+    """Search for garbage rarely, and never among the objects that exist already."""
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_STEP, 50, 50)
+
+
 def main() -> None:
     """Compute ahead: a line of standard input names settings, a line of standard output holds an answer."""
     with suppress(OSError, AttributeError):  # on Windows the priority is given when the process begins
@@ -152,8 +161,7 @@ def main() -> None:
     from . import page, pieces
     from .state import answer
 
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 50)
+    collect_rarely()
     sent: OrderedDict[Settings, None] = OrderedDict()
     while True:
         named.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import threading
@@ -22,14 +21,11 @@ from starlette.staticfiles import StaticFiles
 
 from ..errors import InputError
 from . import page, pieces
-from .ahead import Ahead
+from .ahead import Ahead, collect_rarely
 from .controls import Settings
 from .state import answer, prepare, stability
 
 HOST = "127.0.0.1"
-_GARBAGE_STEP = 200_000
-"""Objects made between two searches for garbage. With Python's 700 to 2,000, searches through the objects of modules and caches
-took half the time of an answer; an answer makes some ten thousand objects."""
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = {
     # The page may load nothing from elsewhere and send nothing elsewhere, and no other page may frame it.
@@ -131,8 +127,7 @@ def serve(opened: socket.socket) -> None:
 
     A thread computes shared integrals meanwhile, for some ten seconds, and a process of the lowest priority likely answers.
     """
-    gc.freeze()
-    gc.set_threshold(_GARBAGE_STEP, 50, 50)
+    collect_rarely()
     threading.Thread(target=prepare, daemon=True).start()
     ahead = Ahead()
     try:

@@ -131,7 +131,7 @@ class Positions:
         return one * n + other, index
 
     def once(self, values: Array) -> Array:
-        """Symmetric values at pairs (..., n, n), each pair in one order: (..., n (n + 1) / 2); others as they are."""
+        """Symmetric values at pairs (..., n, n), one of both orders of each pair: (..., n (n + 1) / 2). Other shapes stay."""
         if self._orders is None:
             return values
         found: Array = values.reshape(*values.shape[:-2], -1).take(self._orders[0], axis=-1)

@@ -55,7 +55,7 @@ def test_a_process_that_hangs_holds_nothing_up():
     finally:
         ahead.close()
     assert ahead.process.returncode is not None
-    ahead.look(Settings("1M"))  # nobody is asked any more
+    ahead.look(Settings("1M"))  # after the end it does nothing
 
 
 @pytest.mark.slow
