@@ -113,10 +113,10 @@ def coefficients_of_file(path: str | Path) -> tuple[tuple[Coefficient, ...], dic
     found = tuple(_coefficient(target.stem, row) for row in _rows_of_file(target, set(Coefficient.__annotations__) - {"law"}))
     if not found:
         raise InputError(f"coefficients {shown(str(path))} has no rows")
-    beside = target.with_suffix(".covariance.csv")
+    covariances = target.with_suffix(".covariance.csv")
     pairs: dict[tuple[str, str], float] = {}
-    if beside.exists():
-        for row in _rows_of_file(beside, {"edition", "row", "column", "value"}):
+    if covariances.exists():
+        for row in _rows_of_file(covariances, {"edition", "row", "column", "value"}):
             if row["edition"] == found[0].edition:
                 pairs[row["row"], row["column"]] = pairs[row["column"], row["row"]] = float(row["value"])
     return tuple(one for one in found if one.edition == found[0].edition), pairs

@@ -92,8 +92,8 @@ def open_trained(checkpoint: str | os.PathLike[str], config: Any = None) -> Trai
     """
     place = local_checkpoint(checkpoint)
     stored = open_tensors(place)
-    beside = place if place.is_dir() else place.parent
-    fields = config if isinstance(config, Mapping) else read_source(beside if config is None else config)
+    folder = place if place.is_dir() else place.parent
+    fields = config if isinstance(config, Mapping) else read_source(folder if config is None else config)
     return weights_of(stored, Transformer.from_config(fields), fields)
 
 

@@ -205,8 +205,8 @@ class LengthCounts(Layer):
         run = self.run(context, source, batch=batch, value_bytes=max(1, bits_of(dtype) // 8), fused=fused)
         if recompute != "full":
             return self.saved_bytes(replace(run, rescored=recompute == "selective"))
-        beside = [child for child in self.children() if child.name not in self.stacks]
-        around = self.own_saved(run) + sum(c.layer.saved_bytes(self.run_of(c.name, run)) for c in beside)
+        outside = [child for child in self.children() if child.name not in self.stacks]
+        around = self.own_saved(run) + sum(c.layer.saved_bytes(self.run_of(c.name, run)) for c in outside)
         return around + sum(stack.recomputed_bytes(self.run_of(name, run)) for name, stack in self.stacks.items())
 
     def training_memory(

@@ -213,7 +213,7 @@ def krajewski_loss(
 
 @formula(
     kind="fitted",
-    source=f"{KRAJEWSKI}, the dense law beside Eq. 9",
+    source=f"{KRAJEWSKI}, the dense law next to Eq. 9",
     status="secondary",
     symbol="L",
     domain="dense models of the same recipe",

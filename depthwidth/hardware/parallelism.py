@@ -335,21 +335,21 @@ def _stages(tree: Transformer, run: Run, count: int) -> list[list[Part]]:
 
     Numbers of blocks differ by one at most; the larger stages are the last, which hold fewest micro-batches.
     """
-    beside = [Part(name, child, 1, 1, tree.run_of(name, run)) for name, child in _parts_outside_stacks(tree)]
+    outside = [Part(name, child, 1, 1, tree.run_of(name, run)) for name, child in _parts_outside_stacks(tree)]
     if count == 1:
         inside = [_stack_parts(name, stack, tree.run_of(name, run)) for name, stack in tree.stacks.items()]
-        return [[*beside, *(part for parts in inside for part in parts)]]
+        return [[*outside, *(part for parts in inside for part in parts)]]
     name, stack = _divisible_stack(tree, count)
     inner = tree.run_of(name, run)
     stages = [*_block_parts(name, stack, inner, count)]
     before, after = (
         [Part(f"{name}.{c.name}", c.layer, 1, 1, stack.run_of(c.name, inner)) for c in side] for side in stack.around
     )
-    stages[0] = [*(part for part in beside if part.site != "head"), *stages[0]]
+    stages[0] = [*(part for part in outside if part.site != "head"), *stages[0]]
     for part in before:  # a table that blocks share is on every stage; copies of the stream are made once
         for stage in stages if part.layer is stack.position else stages[:1]:
             stage.append(part)
-    stages[-1] += [*after, *(part for part in beside if part.site == "head")]
+    stages[-1] += [*after, *(part for part in outside if part.site == "head")]
     head = tree.language_head
     if head is not None and head.unembedding.tied:  # the last stage has a copy of the embedding
         copy = Embedding(head.unembedding.vocab, head.unembedding.width)

@@ -26,35 +26,35 @@ def gauss_legendre(nodes: int) -> tuple[Array, Array]:
     return x, 2 * weights
 
 
-def gauss_rule(beside: Array) -> tuple[Array, Array]:
+def gauss_rule(off_diagonal: Array) -> tuple[Array, Array]:
     """Nodes, ascending, and weights of sum 1 of the rule for a symmetric density.
 
     Parameters
     ----------
-    beside : b_1 ... b_n of the recurrence b_k p_k = x p_(k-1) - b_(k-1) p_(k-2) of the orthonormal polynomials; shape (n,).
+    off_diagonal : b_1 ... b_n of b_k p_k = x p_(k-1) - b_(k-1) p_(k-2) of the orthonormal polynomials; shape (n,).
 
     Notes
     -----
     Golub & Welsch 1969, https://doi.org/10.1090/S0025-5718-69-99647-1: nodes are the eigenvalues of the Jacobi matrix, here
     improved by a step of Newton's iteration; weights are inverse sums of squares of the polynomials.
     """
-    inner = beside[:-1]
+    inner = off_diagonal[:-1]
     x = np.linalg.eigvalsh(np.diag(inner, 1) + np.diag(inner, -1))
-    values, slopes = _polynomials(x, beside)
+    values, slopes = _polynomials(x, off_diagonal)
     x = x - values[-1] / slopes[-1]
     x = (x - x[::-1]) / 2
-    values, _ = _polynomials(x, beside)
+    values, _ = _polynomials(x, off_diagonal)
     weights = 1 / (values[:-1] ** 2).sum(0)
     return x, weights / weights.sum()
 
 
-def _polynomials(x: Array, beside: Array) -> tuple[Array, Array]:
+def _polynomials(x: Array, off_diagonal: Array) -> tuple[Array, Array]:
     """The orthonormal polynomials p_0 ... p_n at `x`, and their derivatives; shape (n + 1, *x.shape) both."""
-    values, slopes = np.zeros((2, beside.size + 1, *x.shape))
+    values, slopes = np.zeros((2, off_diagonal.size + 1, *x.shape))
     values[0] = 1
-    for k, b in enumerate(beside, start=1):
+    for k, b in enumerate(off_diagonal, start=1):
         values[k], slopes[k] = x * values[k - 1] / b, (values[k - 1] + x * slopes[k - 1]) / b
         if k > 1:
-            values[k] -= beside[k - 2] / b * values[k - 2]
-            slopes[k] -= beside[k - 2] / b * slopes[k - 2]
+            values[k] -= off_diagonal[k - 2] / b * values[k - 2]
+            slopes[k] -= off_diagonal[k - 2] / b * slopes[k - 2]
     return values, slopes

@@ -107,9 +107,9 @@ class _Table:
 
     def original(self) -> int:
         """Tokens of training: a field of its own goes before that of the table, as in the library."""
-        beside = self._fields.values.get(_LENGTH, self._fields.defaults.get(_LENGTH))
-        if beside is not None:
-            return self.whole(_LENGTH, beside)
+        stated = self._fields.values.get(_LENGTH, self._fields.defaults.get(_LENGTH))
+        if stated is not None:
+            return self.whole(_LENGTH, stated)
         inside = self._table.get(_LENGTH)
         return self.length("max_position_embeddings") if inside is None else self.whole(_LENGTH, inside)
 

@@ -252,7 +252,7 @@ def pre_norm_correlation_limit(
     keep = 1 - dropout
     square = attention - keep * feed_forward * (pi - 2) / (2 * pi)
     line = feed_forward - keep * (attention + feed_forward / 2)
-    require(attention >= feed_forward, "depth.pre_norm_correlation_limit: attention is too small beside feed_forward, below it")
+    require(attention >= feed_forward, "depth.pre_norm_correlation_limit: attention must be at least feed_forward")
     return (-line + sqrt(line**2 + 4 * square * keep * feed_forward / pi)) / (2 * square)
 
 

@@ -32,7 +32,7 @@ Choices = Annotated[ShortLength, "number of keys"]
     domain="Gaussian keys, annealed average",
     accuracy=0.2,
     within={"length": (64, math.inf)},
-    given="beside the dimension at which the least retrieval error is one half",
+    given="compared with the dimension of least retrieval error one half",
 )
 def critical_head_dim(length: Annotated[Length, "tokens to choose from"]) -> Any:
     r"""Head dimension below which a head cannot look up one token at any logit scale.
@@ -68,7 +68,7 @@ def _require_retrieval(name: str, head_dim: Any, length: Any) -> Any:
     domain="Gaussian keys, annealed average",
     accuracy=0.021,
     within={"length": (64, math.inf)},
-    given="at least 3 ln n dimensions, beside the value that leaves the target a mean weight of one half",
+    given="at least 3 ln n dimensions, compared with the value that gives the target a mean weight of one half",
 )
 def smallest_noise(head_dim: RetrievalDim, length: Choices) -> Any:
     r"""Smallest standard deviation of the distractors' logits at which a head can look up one token.
@@ -97,7 +97,7 @@ def smallest_noise(head_dim: RetrievalDim, length: Choices) -> Any:
     domain="Gaussian keys, annealed average",
     accuracy=0.021,
     within={"length": (64, math.inf)},
-    given="at least 3 ln n dimensions, beside the value that leaves the target a mean weight of one half",
+    given="at least 3 ln n dimensions, compared with the value that gives the target a mean weight of one half",
 )
 def smallest_gap(head_dim: RetrievalDim, length: Choices) -> Any:
     r"""Smallest logit of a target, above the distractors' mean, at which a head can look it up.

@@ -130,7 +130,7 @@ def gemstones_optimal_depth(
 
 
 GemstonesVariance = Annotated[Any, Domain(0, closed_low=True, typical=(0.01, 0.1)), "an entry on the diagonal of Sigma"]
-GemstonesCovariance = Annotated[Any, Domain(typical=(-0.001, 0.001)), "an entry beside the diagonal of Sigma"]
+GemstonesCovariance = Annotated[Any, Domain(typical=(-0.001, 0.001)), "an off-diagonal entry of Sigma"]
 
 
 @formula(

@@ -141,7 +141,7 @@ _REM = "random-energy model, Derrida 1981; range measured for this package again
     symbol="sigma_c",
     accuracy=0.21,
     within={"length": (1024, math.inf)},
-    given="beside the size that one of n normals exceeds on average",
+    given="compared with the size that one of n normals exceeds on average",
 )
 def condensation_point(length: Length) -> Any:
     r"""Logit scale above which a few tokens hold all the weight: the freezing point of the random-energy model.
@@ -168,7 +168,7 @@ def condensation_point(length: Length) -> Any:
     accuracy=16,
     measure="factor",
     within={"variance": (4, 36)},
-    given="beside the length at which one normal exceeds sigma on average",
+    given="compared with the length at which one normal exceeds sigma on average",
 )
 def condensed_length(
     variance: Annotated[
@@ -200,7 +200,7 @@ def condensed_length(
     symbol="n_c",
     accuracy=40,
     measure="factor",
-    given="results up to e^30, beside the length at which one normal exceeds the logit scale on average, if there is one",
+    given="results up to e^30, compared with the length, if any, at which one normal exceeds the logit scale on average",
 )
 def length_scaled_condensed_length(
     variance: Annotated[

@@ -88,7 +88,7 @@ def self_weight(
     status="secondary",
     symbol="gamma_c",
     accuracy=0.004,
-    given="64 tokens and more, beside the growth at which a token has weight one half on itself",
+    given="64 tokens and more, compared with the growth at which a token has weight one half on itself",
 )
 def critical_length_scaling(cosine: Cosine) -> Any:
     r"""Growth of the logits with ln n at which attention passes from collapsing tokens to copying them.
