@@ -98,6 +98,14 @@ class _Gradients:
     def __init__(self, like: TokenSignal, sample: Sample, skip: float, trace: Trace) -> None:
         self._like, self._pull, self._skip, self._trace = like, sample.pull, skip, trace
 
+    def over_skip(self, g: TokenSignal) -> Array:
+        """The vector of a gradient before the block, as if its skip paths had no factor."""
+        return _gradient_vector(pass_skips(g, 1 / self._skip))
+
+    def before_skip(self, vector: Array) -> TokenSignal:
+        """The inverse of :meth:`over_skip`."""
+        return pass_skips(self.signal(vector), self._skip)
+
     def signal(self, vector: Array) -> TokenSignal:
         """The gradient of a vector."""
         like = self._like
@@ -113,7 +121,7 @@ class _Gradients:
         """The gradient before the block over the factor of its skip paths, and its records, given that after the block."""
         with self._trace.divert() as (records, _):
             back = self._pull(self.signal(vector))
-        return _gradient_vector(back) / self._skip, records
+        return self.over_skip(back), records
 
     def through(self, vector: Array, gap: Iterable[Blocks]) -> Array:
         """The gradient at the input of blocks that this one represents: its map to their total power, which may be fractional.
@@ -131,6 +139,15 @@ class _Gradients:
         """Second moment and covariance, averaged over positions."""
         averages: tuple[float, float] = self.signal(vector).averages
         return averages
+
+
+def pass_skips(g: TokenSignal, factor: float) -> TokenSignal:
+    """The gradient before skip paths that multiply the stream's second moment by `factor`, given that after them.
+
+    Its leaning takes the factor twice: a derivative by the second moment before them is `factor` times that by the one after.
+    """
+    passed: TokenSignal = g.times(factor)
+    return passed if passed.leaning is None else passed.leaning_as(passed.leaning.times(factor))
 
 
 def _gradient_vector(g: TokenSignal) -> Array:
@@ -166,10 +183,10 @@ def pull_near(
 
     def repeated() -> tuple[TokenSignal, list[Record]]:
         after, records = space.pull(space.through(_gradient_vector(g), upper))
-        return space.signal(skip * space.through(after, lower)), records
+        return space.before_skip(space.through(after, lower)), records
 
     length = g.positions.length
-    power, after = _gradient_vector(g), _gradient_vector(back) / skip
+    power, after = _gradient_vector(g), space.over_skip(back)
     total, groups, (second, pair), largest = power, [records], g.averages, np.abs(power).max()
     while True:
         earlier, (earlier_second, earlier_pair), earlier_largest = power, (second, pair), largest
@@ -195,7 +212,7 @@ def pull_near(
             total = total + whole[degree] * power
     ratios = (min(1.0, max(-1.0, quotient(a, b))) for a, b in ((second, earlier_second), (pair, earlier_pair)))
     records = _combine_records(groups, [before[degree] for degree in range(terms + 1)], *ratios)
-    front = space.signal(skip * total)
+    front = space.before_skip(total)
     if front.second_moment.min() < -_NEGLIGIBLE * abs(size) or any(record.second_moment < 0 for record in records):
         return repeated()
     return front, records

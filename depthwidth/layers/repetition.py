@@ -37,7 +37,7 @@ from ..signal import (
 from ..signal.residual import Others, advance, covariance_factor
 from ..values import once
 from .block import BlockLike, Residual
-from .gaps import Sample, pull_near, share_gap
+from .gaps import Sample, pass_skips, pull_near, share_gap
 from .norms import Norm
 
 Array = Any
@@ -599,7 +599,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
             if k and sample.layer - samples[k - 1].layer > 1:
                 below, rest = share_gap(sample, samples[k - 1], sizes)
             if above is not None:
-                g = g.times(math.exp(grown[samples[k + 1].layer] - grown[sample.layer + 1]))
+                g = pass_skips(g, math.exp(grown[samples[k + 1].layer] - grown[sample.layer + 1]))
             g, records = pull_near(g, sample, above, below, math.exp(grown[sample.layer + 1] - grown[sample.layer]), trace)
             pulled.append(sample._replace(records=records, log_variances=[]))
             above = rest

@@ -129,14 +129,22 @@ def test_sampled_blocks_end_where_all_blocks_do(skip, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("skip", "branch", "parallel"), [(1.3, 0.5, False), (3.0, 0.5, False), (1.3, 0.5, True), (1.0, 0.0, False)]
-)
-def test_sampled_blocks_whose_skip_paths_grow(skip, branch, parallel, monkeypatch):
-    """A stream that grows by orders of magnitude from block to block, and one that no branch changes."""
-    one, scales = block(Block, parallel=parallel), given(skip=skip, branch=branch)
-    some, front = evaluate(one, 60, tokens(), scales)
+    ("skip", "branch", "parallel", "spread"),
+    [
+        (1.3, 0.5, False, False), (3.0, 0.5, False, False), (1.3, 0.5, True, False), (1.0, 0.0, False, False),
+        (1.3, 0.5, False, True), (3.0, 0.5, False, True), (1.3, 0.5, True, True),
+    ],
+)  # fmt: skip
+def test_sampled_blocks_whose_skip_paths_grow(skip, branch, parallel, spread, monkeypatch):
+    """A stream that grows by orders of magnitude from block to block, and one that no branch changes.
+
+    With a spread the gradient leans, and its leaning grows from block to block by the square of what the gradient does.
+    """
+    one, scales, x = block(Block, parallel=parallel), given(skip=skip, branch=branch), tokens()
+    x = x.spread_as(Spread.of_gaussian(x, WIDTH)) if spread else x
+    some, front = evaluate(one, 60, x, scales)
     monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
-    every, exact = evaluate(one, 60, tokens(), scales)
+    every, exact = evaluate(one, 60, x, scales)
     size = every.averages[0]
     assert np.abs(some.second_moment - every.second_moment).max() < 3e-5 * size
     assert np.abs(some.covariance - every.covariance).max() < 3e-5 * size
