@@ -169,7 +169,7 @@ def _mix_alike(attention: Any, scores: Number, x: TokenSignal, weight: Number, t
     )
     head_dims = np.where(large, 0, attention.head_dim) if trace.finite_width else np.zeros(q.shape, dtype=int)
     unit = bounded if normed else quotient(bounded, q * q)
-    mixed = alike_attention(np.concatenate([x.covariance, q[None]]), unit, head_dims, setting, normed)
+    mixed = alike_attention(np.concatenate([x.covariance, q[None]]), unit, head_dims, setting, normed, equal_norms(x, trace))
     value = weight / q
     gain = _gradient_gain(attention, value)
 
@@ -450,7 +450,8 @@ def _turned_columns(turned: Any, settings: dict[str, Any], heads: float, r: Any)
         setting = Setting(length, 0.0, width, settings["dropout"], rotation)
         head_dims = np.full(r.shape, settings["head_dim"] or 0)
         with np.errstate(invalid="ignore"):  # of equal tokens, which there are none of
-            mixed = alike_attention(moments, settings["score_gain"] * one, head_dims, setting)
+            gain = settings["score_gain"] * one
+            mixed = alike_attention(moments, gain, head_dims, setting, equal_norms=settings["equal_norms"])
             of_own, of_shared = (heads * mixed.pull(g) for g in given)
         own, pair = mixed.covariance[2], mixed.covariance[0]
         return np.stack([own, pair, of_own[2], of_shared[2], of_own[0], of_shared[0]], axis=-1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from .softmax import (
     query_pairs,
 )
 from .softmax_grid import LEAST, enough_nodes, head_norms
+
+if TYPE_CHECKING:
+    from .softmax_tokens import TokenAverages
 
 Array = Any
 
@@ -269,10 +272,13 @@ class Responses:
         """As :meth:`row`, for other lengths with interpolated `coefficients` of shape (fields, variances, rows)."""
         return RowResponse(*self.values(variance, coefficients))
 
-    def of_one_length(self, variance: Array, correlation: Array) -> tuple[RowResponse, PairResponse]:
+    def of_one_length(
+        self, variance: Array, correlation: Array, with_tokens: bool = False
+    ) -> tuple[RowResponse, PairResponse, TokenAverages | None]:
         """The responses of rows of the first length at each of several variances (n,), and of pairs of them.
 
-        `correlation` and the responses of pairs have shape (r, n).
+        `correlation` and the responses of pairs have shape (r, n). The averages of a row and its logits are None unless asked
+        for.
         """
         over_variance = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _ROW_VARIANCES)
         over_x = over_variance[: self.pairs.shape[1]]
@@ -280,7 +286,12 @@ class Responses:
         along = (self.pairs[..., 0, 0] @ over_y.reshape(len(over_y), -1)).reshape(-1, len(over_x), *correlation.shape)
         both = np.einsum("fkrp,kp->frp", along, over_x)
         pairs = PairResponse(both[0], both[1], both[2] if len(both) == 3 else correlation)
-        return RowResponse(*(self.row_table[:, :, 0] @ over_variance)), pairs
+        tokens = None
+        if with_tokens:
+            from .softmax_tokens import TokenAverages
+
+            tokens = TokenAverages(*(self.token_table[:, :, 0] @ over_variance))
+        return RowResponse(*(self.row_table[:, :, 0] @ over_variance)), pairs, tokens
 
     def _along_correlation(self, correlation: Array) -> Array:
         above = np.maximum(correlation, self._low) - self._low

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,9 @@ import numpy as np
 from ..numerics.distinct import distinct
 from ..numerics.repeated_softmax import Repetition, repetitions
 from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
-from ..values import once
+from ..numerics.softmax_tokens import TokenAverages
+from ..values import cached_property, once
+from .attention_width import Overlaps, Rows, WidthTerms, bend_per_key, width_terms_of_blocks
 from .rotation import Rotation, Turned
 
 Array = Any
@@ -65,7 +68,12 @@ class Setting(NamedTuple):
 
 
 def alike_attention(
-    moments: Array, score_gain: Array, head_dims: Array, setting: Setting, normed: bool = False
+    moments: Array,
+    score_gain: Array,
+    head_dims: Array,
+    setting: Setting,
+    normed: bool = False,
+    equal_norms: Any = None,
 ) -> AlikeAttention:
     """The output of attention and the map of its gradient.
 
@@ -76,6 +84,8 @@ def alike_attention(
     head_dims : d_h of each block; 0 for the limit of infinite heads; (n,).
     setting : what the blocks share.
     normed : queries and keys are normalised, so that scores depend on correlations only.
+    equal_norms : whether all tokens have one norm, or those of Gaussian vectors, of all blocks or of each: the terms of order
+        1/d and 1/d_h of :mod:`.attention_width`. Left out by default.
     """
     size = moments[2]
     unit = moments / np.maximum(size, _LEAST) if normed else moments
@@ -96,7 +106,8 @@ def alike_attention(
             q + 0 * same, apart + 0 * same, q - unit[0] + 0 * same, tokens, 2
         )
         correlation = turned.rows[:2]
-    found = _responses(variance, correlation, head_dims, setting.length)
+    finite = setting.width is not None and equal_norms is not None
+    found = _responses(variance, correlation, head_dims, setting.length, finite)
     exponent = gain * np.concatenate([found.pairs.exponent, found.rows.ratio[None]])
     kinds, weights, further = _scores(keys, variance, exponent[2], head_dims, setting)
     grown = np.exp(exponent[:, None] * further)
@@ -105,11 +116,15 @@ def alike_attention(
         far = found.far.pairs[:, None]
         grown[:2] = np.where(far, found.far.growth.growth[:, None] * gain * further, grown[:2])
         weighed[:2] = np.where(far, further, weighed[:2])
-    layer = _Layer(unit, score_gain, apart, variance, found, turned, kinds, weights, further, grown, weighed, setting)
+    layer = _Layer(
+        unit, score_gain, apart, variance, correlation, head_dims, equal_norms, found, turned, kinds, weights, further, grown,
+        weighed, setting,
+    )  # fmt: skip
     return AlikeAttention(layer.output() * (size if normed else 1.0), once(layer.back))
 
 
-class _Layer(NamedTuple):
+@dataclass(eq=False)
+class _Layer:
     """Attention in each block, from which follow its output and, for those that have one, its gradient."""
 
     unit: Array
@@ -117,6 +132,10 @@ class _Layer(NamedTuple):
     apart: Array
     """The part of the keys that different tokens do not share"""
     variance: Array
+    correlation: Array
+    """Of two rows with different and with equal tokens; (2, n)"""
+    head_dims: Array
+    equal_norms: Any
     found: _Found
     turned: Turned | None
     kinds: Array
@@ -131,7 +150,49 @@ class _Layer(NamedTuple):
     def share(self) -> Array:
         """W; (3, 3, n)."""
         share: Array = self.grown - (self.weights * self.grown).sum(1, keepdims=True) + 1
+        if self.terms is not None:
+            share += self._bent(self.terms.overlap)
         return share
+
+    @cached_property
+    def terms(self) -> WidthTerms | None:
+        """The terms of order 1/d and 1/d_h; each (3, n)."""
+        found, setting, q = self.found, self.setting, self.unit[2]
+        if found.tokens is None or setting.width is None:
+            return None
+        rows, pairs, far = found.rows, found.pairs, found.far
+        own, one = np.ones_like(q), 1 - 1 / setting.length
+        every = np.tile(np.arange(q.size), 3)
+        jacobian = np.exp(pairs.exponent * self.variance) * pairs.slope
+
+        def flat(of_pairs: Array, of_rows: Array) -> Array:
+            return np.concatenate([of_pairs.ravel(), of_rows])
+
+        response = PairResponse(flat(pairs.exponent, rows.ratio), flat(pairs.slope, rows.slope), flat(pairs.product, own))
+        grown = np.exp(response.exponent * self.variance[every])
+        overlaps = Overlaps(
+            response, flat(self.correlation, own), self.variance[every], 1 / setting.length + 0 * grown, one + 0 * grown, grown,
+            flat(jacobian, grown[every.size - q.size :] * rows.slope), q[every], (self.apart * self.apart)[every],
+        )  # fmt: skip
+        given = Rows(
+            rows, found.tokens, q, self.apart, overlaps, self.score_gain[every], every, every, 2 * q.size,
+            None if self.turned is None else self.turned.side_by_side(),
+        )  # fmt: skip
+        terms = width_terms_of_blocks(given, setting.width, self.head_dims, self.equal_norms)
+        terms = WidthTerms(*(part.reshape(3, -1) for part in terms))
+        if far is not None:  # the overlap of rows that repel has no exponent to correct
+            terms.overlap[:2] = np.where(far.pairs, 0.0, terms.overlap[:2])
+        return terms
+
+    def _bent(self, change: Array) -> Array:
+        """A change (3, n) of the overlap of two rows' weights, by a multiple of the centred y; (3, 3, n)."""
+        setting, kinds = self.setting, self.further
+        centred = kinds - (self.weights * kinds).sum(0)
+        squares = (self.weights * self.unit * centred).sum(0)
+        alone = self.apart * self.apart * (1 - 1 / setting.length) / setting.length
+        stretch = 1.0 if self.turned is None else self.turned.stretch
+        bent: Array = (change * bend_per_key(squares, stretch, alone))[:, None] * centred
+        return bent
 
     @property
     def stir(self) -> tuple[Array, Array]:
@@ -153,7 +214,9 @@ class _Layer(NamedTuple):
         """The covariances of the output; (3, n)."""
         rows, q = self.found.rows, self.unit[2]
         covariance: Array = (self.weights * self.unit * self.share()).sum(1)
-        if self.setting.width is not None:
+        if self.terms is not None:
+            covariance += self.terms.covariance
+        elif self.setting.width is not None:
             across, within = self.stir
             covariance[:2] += self.score_gain * across * (1 - rows.P) ** 2 * self.unit[:2]
             covariance[2] += self.score_gain * q * within * rows.output_noise
@@ -166,7 +229,8 @@ class _Layer(NamedTuple):
         rows, pairs, far = self.found.rows, self.found.pairs, self.found.far
         q, apart, weights, further = self.unit[2], self.apart, self.weights, self.further
         slope = np.concatenate([pairs.slope, rows.slope[None]])
-        product = q * np.concatenate([pairs.product, rows.norm[None]])
+        terms = self.terms
+        product = q * (np.concatenate([pairs.product, rows.norm[None]]) if terms is None else terms.product)
         alone = 1 / self.setting.length
         jacobian = slope[:2] * np.exp(pairs.exponent * self.variance)
         if far is not None:
@@ -174,6 +238,8 @@ class _Layer(NamedTuple):
             product[:2] = np.where(far.pairs, q * far.growth.product, product[:2])
             jacobian = np.where(far.pairs, slope[:2], jacobian)
         passed = self.share()
+        if terms is not None:
+            passed = passed + self._bent(terms.two_paths)
         moved = slope[:, None] * (self.weighed - (weights * self.weighed).sum(1, keepdims=True))
         response = (weights * self.unit * moved).sum(1)
         if self.turned is not None:
@@ -184,7 +250,9 @@ class _Layer(NamedTuple):
             centred = further - (weights * further).sum(0)
             passed = passed + (self.score_gain * away)[:, None] * (1 - per_key * centred)
             moved = moved * self.turned.stretch[:, None]
-        if self.setting.width is not None:
+        if terms is not None:
+            response = response * terms.asked + terms.response
+        elif self.setting.width is not None:
             across, within = self.stir
             response[:2] += across * ((1 - rows.P) ** 2 - alone * (1 - alone) * jacobian)
             response[2] += within * rows.query_noise
@@ -255,6 +323,8 @@ class _Found(NamedTuple):
     pairs: PairResponse
     far: _Far | None
     """None if no rows repel"""
+    tokens: TokenAverages | None = None
+    """Averages of one row and its logits; None if not asked for"""
 
 
 @functools.lru_cache(maxsize=64)
@@ -262,28 +332,31 @@ def _tables(octave: int, length: int, head_dim: int | None) -> Responses:
     return Responses(2.0**octave, (length,), head_dim)
 
 
-def _responses(variance: Array, correlation: Array, head_dims: Array, length: int) -> _Found:
+def _responses(variance: Array, correlation: Array, head_dims: Array, length: int, with_tokens: bool) -> _Found:
     """The responses at each block's variance, from tables up to a power of two above it, 1 or more: right to 2e-6 below."""
     low, high = (max(0, math.ceil(math.log2(max(float(end), _TINY)) - _TINY)) for end in (variance.min(), variance.max()))
     if low == high and (head_dims == head_dims[0]).all():
-        return _read(_tables(low, length, int(head_dims[0]) or None), variance, correlation)
+        return _read(_tables(low, length, int(head_dims[0]) or None), variance, correlation, with_tokens)
     octaves = np.maximum(np.ceil(np.log2(np.maximum(variance, _TINY)) - _TINY), 0).astype(int)
     rows, pairs, growth = np.empty((len(RowResponse._fields), variance.size)), *np.empty((2, 3, *correlation.shape))
-    far = np.zeros(correlation.shape, dtype=bool)
+    far, tokens = np.zeros(correlation.shape, dtype=bool), np.empty((len(TokenAverages._fields), variance.size))
     for octave, head_dim in sorted(set(zip(octaves.tolist(), head_dims.tolist(), strict=True))):
         at = np.flatnonzero((octaves == octave) & (head_dims == head_dim))
-        part = _read(_tables(octave, length, head_dim or None), variance[at], correlation[:, at])
+        part = _read(_tables(octave, length, head_dim or None), variance[at], correlation[:, at], with_tokens)
         rows[:, at], pairs[:, :, at] = part.rows, part.pairs
+        if part.tokens is not None:
+            tokens[:, at] = part.tokens
         if part.far is not None:
             far[:, at], growth[:, :, at] = part.far
-    return _Found(RowResponse(*rows), PairResponse(*pairs), _Far(far, Growth(*growth)) if far.any() else None)
+    repelled = _Far(far, Growth(*growth)) if far.any() else None
+    return _Found(RowResponse(*rows), PairResponse(*pairs), repelled, TokenAverages(*tokens) if with_tokens else None)
 
 
-def _read(tables: Responses, variance: Array, correlation: Array) -> _Found:
+def _read(tables: Responses, variance: Array, correlation: Array, with_tokens: bool) -> _Found:
     """The responses of blocks that share tables."""
-    rows, pairs = tables.of_one_length(variance, correlation)
+    rows, pairs, tokens = tables.of_one_length(variance, correlation, with_tokens)
     far, low = None, correlation < tables.lowest
     if low.any():
         over_x, over_y = repelling_bases(variance, correlation, tables.largest)
         far = _Far(low, Growth(*np.einsum("fkl,kp,lrp->frp", tables.repelling[..., 0, 0], over_x, over_y)))
-    return _Found(rows, pairs, far)
+    return _Found(rows, pairs, far, tokens)

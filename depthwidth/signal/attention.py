@@ -42,7 +42,7 @@ from ..numerics.powers import powers_of
 from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
 from ..numerics.softmax_tokens import TokenAverages
 from ..values import cached_property
-from .attention_width import Overlaps, Rows, WidthTerms, width_terms
+from .attention_width import Overlaps, Rows, WidthTerms, bend_per_key, width_terms
 from .positions import Positions, Windows, _interpolation, smooth_nodes, windows
 from .rotation import Rotation, Turned, rotation_of
 from .window_sums import _TINY, Moments, _sums
@@ -56,7 +56,6 @@ _NEGLIGIBLE = 3e-6  # coefficient of a table below which it is dropped
 _TOLERANCE = 1e-5  # remainder of the power series, relative to its sum
 _MOST_TERMS = 60
 _DISTANCES = 4096
-_LEFT = 0.25  # share of the mean square of unlike tokens' K below which that of two rows does not fall
 _ALL = 1.0  # share of a logit, without a bias, that tells something of its token
 _LEAST = 1e-150  # replaces a second moment of 0
 
@@ -514,12 +513,8 @@ class _Layer:
             slope[far], jacobian[far], self.product[far] = grown.slope, grown.slope, grown.product * roots[far]
 
     def _bend(self, terms: WidthTerms, squares: Array, stretch: Array, alone: Array, told: Array) -> None:
-        """Change the overlap of two rows' weights by a multiple of the centred K, whose mean square over both is given.
-
-        Rotation may turn the K of the scores until its product with that of the values vanishes: a share of `alone` is kept.
-        """
-        known = (squares > _TINY) & (alone > _TINY)  # a row of one key has no weights that change
-        per_key = told * stretch / np.where(known, np.maximum(squares, _LEFT * stretch * alone), np.inf)
+        """Change the overlap of two rows' weights by a multiple of the centred K, whose mean square over both is given."""
+        per_key = told * bend_per_key(squares, stretch, alone)
         self.e[0] += terms.overlap * per_key
         self.two_paths = terms.two_paths * per_key
 

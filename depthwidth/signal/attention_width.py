@@ -54,7 +54,8 @@ class Rows(NamedTuple):
     apart: Array
     """Its part that tokens do not share"""
     overlaps: Overlaps
-    gain: float
+    gain: Any
+    """Variance of a raw score between tokens of second moment 1; a number, or one for each pair of rows"""
     first: Array
     second: Array
     split: int
@@ -77,6 +78,44 @@ class WidthTerms(NamedTuple):
     """Of the output"""
     response: Array
     """Of the scores' gradients"""
+
+
+_LEFT = 0.25  # share of the mean square of unlike tokens' K below which that of two rows does not fall
+
+
+def bend_per_key(squares: Array, stretch: Any, alone: Array) -> Array:
+    """The multiple of the centred K by which the overlap of two rows' weights changes by 1.
+
+    Rotation may turn the K of the scores until its product with that of the values vanishes: a share of `alone` is kept.
+
+    Parameters
+    ----------
+    squares : mean product of the centred K of scores and values by the weights of both rows.
+    stretch : the part of values that tokens do not share, over that of scores.
+    alone : the same mean of unlike tokens.
+    """
+    known = (squares > _TINY) & (alone > _TINY)  # a row of one key has no weights that change
+    found: Array = stretch / np.where(known, np.maximum(squares, _LEFT * stretch * alone), np.inf)
+    return found
+
+
+def width_terms_of_blocks(rows: Rows, width: float, head_dims: Array, equal_norms: Any) -> WidthTerms:
+    """:func:`width_terms` of several blocks side by side.
+
+    Parameters
+    ----------
+    head_dims : d_h of each block; 0 for the limit of infinite heads; (n,).
+    equal_norms : as there, of all blocks or of each.
+    """
+    if isinstance(equal_norms, bool) and (head_dims == head_dims[0]).all():  # most stacks
+        return width_terms(rows, width, int(head_dims[0]) or None, equal_norms)
+    equal = np.broadcast_to(np.asarray(equal_norms, dtype=bool), head_dims.shape)
+    found = None
+    for dims, one in sorted(set(zip(head_dims.tolist(), equal.tolist(), strict=True))):
+        part = width_terms(rows, width, dims or None, one)
+        here = ((head_dims == dims) & (equal == one)).take(rows.first)
+        found = part if found is None else WidthTerms(*(np.where(here, a, b) for a, b in zip(part, found, strict=True)))
+    return found  # type: ignore[return-value]
 
 
 def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: bool) -> WidthTerms:

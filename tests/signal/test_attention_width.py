@@ -9,6 +9,7 @@ from helpers import golden
 
 from depthwidth.layers.rotary import Rotary
 from depthwidth.signal import attention as module
+from depthwidth.signal.alike_attention import Setting, alike_attention
 from depthwidth.signal.attention import TokenAttention
 from depthwidth.signal.positions import Positions
 from depthwidth.signal.rotation import Turned
@@ -47,6 +48,23 @@ def predicted(setting, make=Positions.every, **changes):
     ])  # fmt: skip
 
 
+def in_closed_form(setting, equal_norms=True):
+    """The same of attention without a mask in closed form, the gradients through queries and source together."""
+    r, dims = float(setting["correlation"]), np.array([int(setting["head_dim"])])
+    shared = Setting(int(setting["length"]), 0.0, float(setting["width"]))
+    moments, gain = np.array([[r], [r], [1.0]]), np.array([float(setting["score_variance"])])
+    with np.errstate(invalid="ignore"):  # of equal tokens, which there are none of
+        layer = alike_attention(moments, gain, dims, shared, equal_norms=equal_norms)
+        own, both = (layer.pull(np.array(g)[:, None])[:, 0] for g in ((0.0, 0.0, 1.0), (1.0, 1.0, 0.0)))
+    return np.array([layer.covariance[2, 0], layer.covariance[0, 0], own[2], both[2], own[0], both[0]])
+
+
+def whole_gradients(quantities):
+    """Of all quantities those of :func:`in_closed_form`."""
+    output, covariance, query, query_pair, source, by_pair, pair, pair_by_pair = quantities
+    return np.array([output, covariance, query + source, by_pair, pair, query_pair + pair_by_pair])
+
+
 def worst(setting, values, errors, prediction):
     """The largest difference, relative and less three standard errors, of each quantity."""
     return np.maximum(np.abs(prediction - values) - 3 * errors, 0) / np.abs(values)
@@ -66,6 +84,19 @@ def test_every_kept_layer_is_predicted():
         off = worst(setting, values, errors, predicted(setting))
         allowed = ROTARY if setting["rotary"] == "1" else WITHIN
         assert (off < allowed).all(), (setting, dict(zip(QUANTITIES, off.round(4), strict=True)))
+
+
+def test_attention_without_a_mask_in_closed_form():
+    """The terms are those of all positions; without them, second moments and covariances are off."""
+    full = [one for one in kept() if one[0]["mask"] == "full"]
+    assert len(full) == sum(setting["mask"] == "full" for setting in SETTINGS)
+    allowed, missed = WITHIN[[0, 1, 4, 5, 6, 7]], 0
+    for setting, (values, errors) in full:
+        values, errors = whole_gradients(values), whole_gradients(errors)  # errors added up: at least that of the sum
+        assert (worst(setting, values, errors, in_closed_form(setting)) < allowed).all(), setting
+        assert in_closed_form(setting) == pytest.approx(whole_gradients(predicted(setting)), rel=2e-5)  # a cut power series
+        missed += (worst(setting, values, errors, in_closed_form(setting, None)) > allowed).any()
+    assert missed >= len(full) - 1  # at a score variance of 1 the terms are smaller than what is allowed
 
 
 @pytest.mark.slow
