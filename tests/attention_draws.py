@@ -1,6 +1,6 @@
 """Draw one attention layer of finite width and head size again: the values kept in ``tests/golden/attention_positions.csv``.
 
-    python tests/attention_draws.py            # three minutes of processor time; writes the file
+    python tests/attention_draws.py            # four minutes of processor time; writes the file
     python tests/attention_draws.py 50         # a few draws of each setting, printed
 
 Tokens and the weights of queries and keys are drawn; averages over values and over the gradient at the output are exact, and
@@ -34,6 +34,8 @@ SETTINGS = [
         (16, 32, 4, 0.3, 2.0, "causal", 0, 1), (16, 128, 64, 0.0, 4.0, "causal", 0, 1), (16, 64, 16, 0.3, 4.0, "causal", 0, 0),
         (8, 64, 64, 0.0, 4.0, "full", 0, 1), (8, 64, 16, 0.3, 4.0, "full", 0, 1), (8, 64, 16, 0.7, 8.0, "full", 0, 1),
         (8, 64, 16, 0.3, 1.0, "full", 0, 1),
+        (16, 64, 16, 0.3, 4.0, "slope 0.25", 0, 1), (16, 64, 16, 0.0, 4.0, "slope 0.0625", 0, 1),
+        (16, 64, 4, 0.3, 2.0, "slope 0.5", 0, 1), (16, 64, 64, 0.5, 4.0, "slope 0.125", 0, 1),
     )
 ]  # fmt: skip
 FILE = Path(__file__).parent / "golden" / "attention_positions.csv"
@@ -44,6 +46,12 @@ def visible(length: int, mask: str) -> Array:
     """The keys that each row sees."""
     seen = np.ones((length, length), dtype=bool) if mask == "full" else np.tril(np.ones((length, length), dtype=bool))
     return seen & ~np.tril(seen, -int(mask.split()[1])) if mask.startswith("window") else seen
+
+
+def penalties(length: int, mask: str) -> Array:
+    """What distance takes off the scores: nothing, but for the mask "slope m", which is causal with ALiBi."""
+    slope = float(mask.split()[1]) if mask.startswith("slope") else 0.0
+    return slope * np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
 
 
 def turned(x: Array, back: bool = False) -> Array:
@@ -69,15 +77,17 @@ def mean_correlation(width: int, r: float, equal: bool) -> float:
     return float((x[:, 0] * x[:, 1]).mean())
 
 
-def one_head(x: Array, wq: Array, wk: Array, seen: Array, rotary: bool) -> tuple[list[float], Array, Array, Array]:
-    """The quantities of one head; its queries, keys and scores."""
+def one_head(
+    x: Array, wq: Array, wk: Array, seen: Array, rotary: bool, less: Array | float = 0.0
+) -> tuple[list[float], Array, Array, Array]:
+    """The quantities of one head; its queries, keys and scores, before `less` is taken off these."""
     length, width = x.shape
     dims = wq.shape[1]
     every, features = np.arange(length), np.arange(width)
     q, k = x @ wq, x @ wk
     rotated = (turned(q), turned(k)) if rotary else (q, k)
     scores = rotated[0] @ rotated[1].T / math.sqrt(dims)
-    p = np.where(seen, np.exp(scores - scores.max(1, keepdims=True)), 0.0)
+    p = np.where(seen, np.exp(scores - less - (scores - less).max(1, keepdims=True)), 0.0)
     p /= p.sum(1, keepdims=True)
     out = p @ (x @ x.T / width) @ p.T
     jacobian = -p[:, :, None] * p[:, None, :]
@@ -139,12 +149,12 @@ def draw(seed: int, setting: dict, draws: int) -> tuple[float, Array, Array]:
     length, width, dims = setting["length"], setting["width"], setting["head_dim"]
     s, equal, rotary = setting["score_variance"], bool(setting["equal_norms"]), bool(setting["rotary"])
     r = mean_correlation(width, setting["correlation"], equal)
-    seen = visible(length, setting["mask"])
+    seen, less = visible(length, setting["mask"]), penalties(length, setting["mask"])
     found, controls = [], []
     for _ in range(draws):
         x = tokens(rng, (length, width), setting["correlation"], equal)
         wq, wk = rng.standard_normal((2, width, dims)) * s**0.25 / math.sqrt(width)
-        values, *of_head = one_head(x, wq, wk, seen, rotary)
+        values, *of_head = one_head(x, wq, wk, seen, rotary, less)
         found.append(values)
         controls.append(known(x, *of_head, seen, s, r, rotary))
     values, zero = np.array(found), np.array(controls)

@@ -123,7 +123,13 @@ def mix_tokens(
 
         width = attention.width if trace.finite_width else None
         attend_biased = biased_attention(
-            x.positions, slopes, window=attention.window, head_dim=head_dim, width=width, dropout=dropout
+            x.positions,
+            slopes,
+            window=attention.window,
+            head_dim=head_dim,
+            width=width,
+            dropout=dropout,
+            equal_norms=_all_equal_norms(x, trace),
         )
         mixed: Any = attend_biased(x.second_moment, x.covariance, unit * bound, normed=normed)
         return _scale_by_values(attention, mixed, x, source, weight)

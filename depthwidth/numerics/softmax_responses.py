@@ -141,8 +141,6 @@ class Responses:
             self._norm(s2, n),
         ]  # fmt: skip
         self.row_table = np.einsum("kx,fxn->fkn", chebyshev_coefficients(_ROW_VARIANCES), np.stack(fields))
-        self.pairs = self._pair_tables()
-        """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)"""
 
     def _averages(self, s2: Array, n: Array) -> Overlap:
         """:func:`overlap` for each variance and length, averaged over the norm of a query."""
@@ -226,7 +224,9 @@ class Responses:
         total = jacobians.sum(-1)
         return np.where(total > 0, (jacobians * norms).sum(-1) / np.where(total > 0, total, 1.0), 1.0)
 
-    def _pair_tables(self) -> Array:
+    @functools.cached_property
+    def pairs(self) -> Array:
+        """Chebyshev coefficients of :class:`PairResponse`; shape (3 or 2, variances, correlations, lengths, lengths)."""
         n = self.lengths[self.lengths > 1]
         if not n.size:
             return np.zeros((3, 1, 1, self.lengths.size, self.lengths.size))

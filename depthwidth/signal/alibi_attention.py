@@ -31,7 +31,10 @@ from ..errors import InputError
 from ..numerics.alibi_softmax import BiasedRows, biased_rows, marginals, slope_groups
 from ..numerics.distinct import distinct
 from ..numerics.softmax import query_products
-from .positions import Distances, Positions
+from ..numerics.softmax_responses import PairResponse, RowResponse, responses
+from ..numerics.softmax_tokens import TokenAverages
+from .attention_width import Overlaps, Rows, WidthTerms, width_terms
+from .positions import Distances, Positions, _interpolation, smooth_nodes
 
 Array = Any
 Moments = tuple[Array, Array]
@@ -56,6 +59,8 @@ class BiasedAttention:
     head_dim : d_h; None for the limit of infinite heads.
     width : d, of the tokens; None for the limit of infinite width.
     dropout : p, of the probabilities. 0 <= p < 1.
+    equal_norms : whether all tokens have one norm, as after a norm, or those of Gaussian vectors: the terms of order
+        1/d and 1/d_h of :mod:`.attention_width`. Left out by default.
 
     Raises
     ------
@@ -93,6 +98,7 @@ class BiasedAttention:
         head_dim: int | None = None,
         width: float | None = None,
         dropout: float = 0.0,
+        equal_norms: bool | None = None,
     ) -> None:
         if not (slopes and all(0 <= slope <= 1 for slope in slopes)):
             raise InputError(f"slopes={slopes} are not numbers from 0 to 1")
@@ -101,7 +107,7 @@ class BiasedAttention:
         if not (positions.dense or isinstance(positions, Distances)):
             raise InputError("scores that depend on distance need every position, or distances back from each node")
         self.positions, self.groups = positions, slope_groups(slopes)
-        self.window, self.head_dim, self.width = window, head_dim, width
+        self.window, self.head_dim, self.width, self.equal_norms = window, head_dim, width, equal_norms
         self.noise = dropout / (1 - dropout)
         self.lengths = positions.nodes if window is None else np.minimum(positions.nodes, window)
         known = positions.nodes if not positions.dense else Positions.smooth(positions.length).nodes
@@ -124,6 +130,25 @@ class BiasedAttention:
         """Integrals of the softmax for score variances up to `largest`, or a power of two above it."""
         octave = max(-10, math.ceil(math.log2(max(largest, 1e-9)) - 1e-9))
         return biased_rows(2.0**octave, slope, tuple(int(n) for n in self.known), self.head_dim)
+
+    def tokens(self, variance: Array, keys: Array) -> TokenAverages:
+        """Averages of a row and its logits for rows without penalties, of these variances and numbers of keys."""
+        octave = max(0, math.ceil(math.log2(max(float(variance.max()), _TINY)) - _TINY))
+        nodes = smooth_nodes(int(self.lengths.max()))
+        found = responses(2.0**octave, tuple(int(n) for n in nodes), self.head_dim)
+        at_keys = _interpolation(nodes, np.clip(keys, 1.0, nodes[-1]))
+        return TokenAverages(*found.values(variance, found.token_table @ at_keys.T))
+
+    @functools.cached_property
+    def rows_of_pairs(self) -> tuple[Array, Array]:
+        """The two rows of each pair, then of each row with itself: indices, or weights of the rows that stand for them."""
+        every = np.arange(self.lengths.size)
+        if self.positions.dense:
+            return np.append(np.repeat(every, every.size), every), np.append(np.tile(every, every.size), every)
+        each = np.eye(every.size)
+        pairs = zip(*(self.positions.pairs(row) for row in each), strict=True)
+        one, two = (np.concatenate([np.stack(part, axis=1), each]) for part in pairs)
+        return one, two
 
     def __call__(self, q: Array, c: Array, score_gain: float = 1.0, normed: bool = False) -> AttentionOutput:
         """The output of attention and its pullback.
@@ -194,7 +219,7 @@ class _Heads:
         if apart.size > 1:  # a single token has no part that tokens do not share
             apart[owner.lengths == 1] = apart[owner.lengths > 1][:1]
         self.s2 = s2 = gain * q * apart
-        self.sums = sums
+        self.sums, self.own = sums, own
         self._rows(slope, s2, apart)
         self._forward(own, total, c)
         if self.unit is not None:
@@ -254,6 +279,7 @@ class _Heads:
         self.P, self.T = own_s + grown * own_j, own_j * (1 + grown) * own_slope
         self.output_noise = to_nodes(1 - row.P - 4 * (row.P - row.M3) + 6 * row.A22)
         self.query_noise = to_nodes(1 - 3 * row.P + 2 * row.M3 + 2 * row.A22)
+        self.attraction = to_nodes(1 - 3 * row.P + 2 * row.M3)
         self.apart = apart
         self._two_rows(s2_nodes, (ratio, steep, kept), own_theta, own_slope, to_nodes(fill(heavy)))
 
@@ -281,7 +307,7 @@ class _Heads:
         theta = np.clip(theta + (v - inside) * slopes, -_STEEPEST_LOG, _STEEPEST_LOG)
         growth, responses = np.exp(theta), np.exp(theta) * slopes
         mean_growth, mean_response = growth @ weights, responses @ weights
-        product = (responses * products) @ weights / np.where(mean_response > 0, mean_response, 1.0) * roots
+        product = (responses * products) @ weights / np.where(mean_response > 0, mean_response, 1.0)
         self.deviation = deviation
         self.g = sums.combine(mean_growth - 1, grown)
         self.g_slope = sums.combine(mean_response * apart_pair, (1 + grown) * own_slope * apart)
@@ -289,12 +315,45 @@ class _Heads:
         safe = np.maximum(apart_pair, _TINY)
         self.zeta = sums.combine(theta_pair / safe, own_theta / np.maximum(apart, _TINY))
         self.zeta_slope = sums.combine(mean_response / mean_growth, own_slope)
-        self.product = sums.combine(product, q * heavy)
+        self.product = sums.combine(product * roots, q * heavy)
         self.T_pairs = sums.combine(mean_response, (1 + grown) * own_slope) * sums.J
+        if owner.width is not None and owner.equal_norms is not None:
+            one, both = np.ones_like(s2), _PairsAndRows(sums)
+            shared = np.maximum(both.of(sums.S), _TINY)
+            jacobian = both.joined(mean_response, (1 + grown) * own_slope)
+            pair = PairResponse(both.joined(theta_pair, own_theta), jacobian, both.joined(product, one))
+            overlaps = Overlaps(
+                pair, both.joined(rho, one), both.joined(deviation, s2), shared, both.of(sums.J) / shared,
+                both.joined(mean_growth, 1 + grown), jacobian, both.joined(roots, q), both.joined(apart_pair, apart) ** 2,
+            )  # fmt: skip
+            self._add_width_terms(overlaps, heavy, sums.combine(roots, q), sums.J * sums.combine(apart_pair, apart))
+
+    def _add_width_terms(self, overlaps: Overlaps, heavy: Array, sizes: Array, alone: Array) -> None:
+        """The terms of order 1/d and 1/d_h, of rows whose logits tell of their tokens as those of fewer keys do.
+
+        A row has as many keys as its marginals allow, 1 over the sum of their squares. The overlap of two rows' weights changes
+        by what a key has with itself, `alone` being what it changes by for an excess of 1.
+        """
+        owner, sums = self.owner, self.sums
+        none = np.zeros_like(self.s2)
+        row = RowResponse(none, none, self.T, self.output_noise, self.query_noise, self.attraction, self.P, heavy)
+        tokens = owner.tokens(self.s2, 1 / np.maximum(sums.self_of(sums.S), _TINY))
+        rows = Rows(
+            row, tokens, self.own, self.apart, overlaps, self.gain, *owner.rows_of_pairs, overlaps.sizes.size - none.size
+        )
+        both = _PairsAndRows(sums)
+        self.terms = WidthTerms(
+            *map(both.apart, width_terms(rows, owner.width or math.inf, owner.head_dim, bool(owner.equal_norms)))
+        )
+        self.product = self.terms.product * sizes
+        per_key = np.where(alone > _TINY, 1 / np.maximum(alone, _TINY), 0.0)  # a row of one key has no weights that change
+        self.g, self.two_paths = self.g + self.terms.overlap * per_key, self.terms.two_paths * per_key
 
     second: Array
     covariance: Array
     response: Array
+    terms: WidthTerms | None = None
+    two_paths: Any = 0.0
 
     def _forward(self, own: Array, total: Array, c: Array) -> None:
         owner, sums, x, o, beyond = self.owner, self.sums, self.x, self.o, self.beyond
@@ -307,7 +366,9 @@ class _Heads:
         covariance = total + self.g * self.diagonal + self.zeta * varied
         response = self.g_slope * self.diagonal + self.zeta_slope * varied
         self.total = total
-        if owner.width is not None:
+        if self.terms is not None:
+            covariance, response = covariance + self.terms.covariance, response * self.terms.asked + self.terms.response
+        elif owner.width is not None:
             one, two = owner.positions.pairs(self.apart)
             kept_one, kept_two = owner.positions.pairs(1 - self.P)
             kept = kept_one * kept_two
@@ -315,7 +376,6 @@ class _Heads:
             covariance = covariance + self.gain * stir * sums.combine(kept * c, self.q * self.output_noise)
             left = sums.combine(kept - sums.pairs_of(self.T_pairs), self.query_noise)
             response = response + stir * left
-        self.own = own
         second = sums.self_of(covariance)
         self.covariance = sums.pairs_of(covariance)
         if owner.noise:
@@ -329,7 +389,7 @@ class _Heads:
         g = sums.combine(np.asarray(gc, dtype=float), np.asarray(gq, dtype=float))
         ask = self.gain * self.response * g
         weighed = self.gain * self.product * g
-        beta = g * self.g + weighed * self.g_slope
+        beta = g * (self.g + self.two_paths) + weighed * self.g_slope
         gamma = g * self.zeta + weighed * self.zeta_slope
         head = g + beta * sums.S + gamma * self.full
         (head, head_own), (beta, beta_own), (gamma, gamma_own) = map(sums.split, (head, beta, gamma))
@@ -348,6 +408,24 @@ class _Heads:
             second = second + sums.query_sums(owner.noise * gq * self.P + dropped)
             result = result - sums.back_common(dropped / sums.one_less)
         return (sums.self_of(ask), sums.pairs_of(ask)), (second, sums.pairs_of(result))
+
+
+class _PairsAndRows:
+    """Flat arrays of pairs of rows, then each row with itself, from functions of two positions and back."""
+
+    def __init__(self, sums: _Dense | _Distant) -> None:
+        self._sums = sums
+        self._shape = sums.pairs_of(sums.S).shape
+
+    def joined(self, pairs: Array, rows: Array) -> Array:
+        return np.concatenate([pairs.ravel(), rows])
+
+    def of(self, f: Array) -> Array:
+        return self.joined(self._sums.pairs_of(f), self._sums.self_of(f))
+
+    def apart(self, flat: Array) -> Array:
+        count = math.prod(self._shape)
+        return self._sums.combine(flat[:count].reshape(self._shape), flat[count:])
 
 
 # ---- sums over windows ----

@@ -57,6 +57,7 @@ class Rows(NamedTuple):
     gain: Any
     """Variance of a raw score between tokens of second moment 1; a number, or one for each pair of rows"""
     first: Array
+    """Of each pair the index of its first row, or the weights of the rows that stand for it (pairs, rows)"""
     second: Array
     split: int
     turned: Turned | None = None
@@ -146,13 +147,13 @@ def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: boo
             row.attraction * near, rest, rows.apart,
         ]
     )  # fmt: skip
-    both = both.take(a, axis=1) + both.take(b, axis=1)
+    both = _of_rows(both, a) + _of_rows(both, b)
     both /= 2
     P, T, aligned, independent, in_token, less, shares, beside, attraction, rest_of_pair, apart = both
     pair = pair_terms(Changes(P, T, aligned, independent, in_token, found.in_query, less, shares), rho)
 
     P2, T2 = shared * (1 + one * (grown - 1)), shared * one * jacobian
-    left = alone.take(a) * alone.take(b)
+    left = _of_rows(alone, a) * _of_rows(alone, b)
     # The map of the keys spreads the product of queries as their own map does, 1/d for 1/d_h; so do the two asking tokens.
     square, per_head = rho * rho, (head_dim or 0) / width
     mapped = (response.product - rho) * per_head
@@ -178,3 +179,9 @@ def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: boo
     asked[split:] = terms.T * terms.asked
     covariance = rows.gain * sizes * of_keys * noise
     return WidthTerms(overlap * apart, two_paths * apart, product, asked, covariance, responding * of_keys)
+
+
+def _of_rows(values: Array, rows: Array) -> Array:
+    """Values (..., rows) at one row of each pair, by its index or by weights."""
+    found: Array = values.take(rows, axis=-1) if rows.ndim == 1 else values @ rows.T
+    return found

@@ -94,11 +94,11 @@ def test_distances_interpolate_and_average():
 
 
 @one_quick_in(2, "slopes", [(0.0,), (0.84, 0.25, 1 / 16, 1 / 64)])
-@pytest.mark.parametrize("ss", [0.25, 4.0])
-def test_few_distances_stand_for_every_pair_of_positions(slopes, ss):
+@pytest.mark.parametrize(("ss", "equal_norms"), [(0.25, None), (4.0, None), (4.0, True)])
+def test_few_distances_stand_for_every_pair_of_positions(slopes, ss, equal_norms):
     found = []
     for positions in (Positions.every(64), Distances.back(64)):
-        layer = BiasedAttention(positions, slopes, head_dim=64, width=256, dropout=0.1)
+        layer = BiasedAttention(positions, slopes, head_dim=64, width=256, dropout=0.1, equal_norms=equal_norms)
         first = layer(*positions.uniform(1.0, 0.2), ss)
         q, c = 1 + first.second_moment, 0.2 + first.covariance
         one, two = positions.pairs(np.sqrt(q))
@@ -123,7 +123,7 @@ def test_without_penalties_it_is_the_attention_that_has_none():
 
 def test_gradients_through_keys_cancel_over_the_sequence():
     positions = Positions.every(30)
-    out = BiasedAttention(positions, (0.5, 0.05))(*positions.uniform(1.0, 0.3), 2.0)
+    out = BiasedAttention(positions, (0.5, 0.05), head_dim=16, width=64, equal_norms=True)(*positions.uniform(1.0, 0.3), 2.0)
     _, (q, c) = out.pull(*positions.uniform(1.0, 0.4))
     assert 30 * positions.mean(q) + 30 * 29 * positions.pair_mean(c) == pytest.approx(30 + 30 * 29 * 0.4, rel=1e-9)
 
