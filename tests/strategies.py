@@ -503,15 +503,6 @@ def falcon(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(common | grouped) | st.fixed_dictionaries(common | early)
 
 
-def t5_fields(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({
-        "num_layers": st.integers(1, 4),
-        "num_decoder_layers": st.none() | st.integers(1, 4),
-        "relative_attention_num_buckets": st.integers(4, 40),
-        "feed_forward_proj": st.sampled_from(["relu", "gelu", "gated-gelu", "gated-silu", "gated-gelu_new", "gated-relu"]),
-    })  # fmt: skip
-
-
 def marks(config: dict[str, Any]) -> st.SearchStrategy[list[int]]:
     depth = config["num_hidden_layers"]
     return st.lists(st.integers(0, 1), min_size=depth, max_size=depth)
@@ -647,8 +638,18 @@ FURTHER = {
     "rwkv": rwkv,
     "olmo3": layered,
     "exaone4": lambda config: st.tuples(layered(config), st.sampled_from([{}, {"rope_theta": 500000.0}])).map(joined),
-    "gpt_bigcode": lambda config: st.fixed_dictionaries({"multi_query": FLAG, "scale_attn_weights": FLAG}),
-    "gpt2": lambda config: st.fixed_dictionaries({"scale_attn_weights": FLAG, "scale_attn_by_inverse_layer_idx": FLAG}),
+    "gpt_bigcode": lambda config: st.fixed_dictionaries({"scale_attn_weights": FLAG}).flatmap(
+        lambda found: st.sampled_from(
+            [
+                found | {"multi_query": True},
+                found | {"multi_query": False},
+                found | {"multi_query": False, "add_cross_attention": True},
+            ]
+        )
+    ),
+    "gpt2": lambda config: st.fixed_dictionaries(
+        dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention"), FLAG)
+    ),
     "smollm3": with_rope("nope"),
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), lambda config: st.tuples(PADDING, DECODERS).map(joined)),
     **dict.fromkeys(("bert", "electra"), lambda config: DECODERS),
@@ -686,7 +687,6 @@ FURTHER = {
     **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), square_images),
     "clip_text_model": lambda config: st.fixed_dictionaries({"projection_dim": st.integers(1, 20), "eos_token_id": st.just(1)}),
     "siglip_text_model": lambda config: st.fixed_dictionaries({"projection_size": st.none() | st.integers(1, 20)}),
-    **dict.fromkeys(("t5", "mt5", "umt5"), t5_fields),
     **FURTHER_TWO_STACKS,
 }
 

@@ -127,6 +127,18 @@ def tables(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return one | st.fixed_dictionaries(each)
 
 
+def t5_fields(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    sizes = {
+        "num_layers": st.integers(1, 4),
+        "num_decoder_layers": st.none() | st.integers(1, 4),
+        "relative_attention_num_buckets": st.integers(4, 40),
+        "feed_forward_proj": st.sampled_from(["relu", "gelu", "gated-gelu", "gated-silu", "gated-gelu_new", "gated-relu"]),
+    }
+    # What the library writes next to the word, and reads before it.
+    own = {"dense_act_fn": st.sampled_from(["relu", "gelu_new", "silu"]), "is_gated_act": FLAG}
+    return st.fixed_dictionaries(sizes, optional=own)
+
+
 def mixtures(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {
@@ -135,7 +147,9 @@ def mixtures(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
             "num_sparse_encoder_layers": st.integers(0, 4),
             "num_sparse_decoder_layers": st.integers(0, 4),
             "relative_attention_num_buckets": st.integers(4, 40),
-        }
+        },
+        # What the library makes of the numbers, writes next to them, and reads before them.
+        optional={"encoder_sparse_step": st.integers(0, 5), "decoder_sparse_step": st.integers(0, 5)},
     )
 
 
@@ -164,6 +178,7 @@ def gemmas(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 FURTHER_TWO_STACKS = {
+    **dict.fromkeys(("t5", "mt5", "umt5"), t5_fields),
     "t5gemma": gemmas,
     "switch_transformers": mixtures,
     "whisper": lambda config: st.tuples(two_stacks(config), twice_as_wide(config), sounds(config)).map(joined),

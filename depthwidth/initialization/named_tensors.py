@@ -72,6 +72,9 @@ def named_tensors(
     seen: dict[Key, dict[int | None, str]] = {}
     for name, array in arrays.items():
         slices = [Slice(*own[name], _whole_view)] if name in own else _find(name, prefix, names, places, grouped)
+        if not slices and 0 in array.shape:  # parts without features, which a tree does not have
+            found[name] = []
+            continue
         if not slices:
             strangers.append(name)
             continue

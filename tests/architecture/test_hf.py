@@ -394,13 +394,22 @@ REFUSED = {
     "layer_types holds 'odd'": {"model_type": "gemma2", "num_hidden_layers": 1, "layer_types": ["odd"]},
     "attention_types=[[['global', 'local'], 12]] names 24 blocks of num_layers=3": {"model_type": "gpt_neo", "num_layers": 3},
     "attention_types=7 is not a list": {"model_type": "gpt_neo", "attention_types": 7},
-    "add_cross_attention=True is not supported, only False": {"model_type": "gpt2", "add_cross_attention": True},
+    "add_cross_attention=True is not supported, only False": {"model_type": "esm", "add_cross_attention": True},
+    "add_cross_attention=True needs multi_query=False": {"model_type": "gpt_bigcode", "add_cross_attention": True},
+    "head_dim=7 is not supported, only hidden_size over": {"model_type": "gpt_neox", "head_dim": 7},
+    "attention_head_size=7 is not supported": {"model_type": "deberta-v2", "attention_head_size": 7},
+    "moe_norm_min=0.5 is not supported above moe_k": {"model_type": "ernie4_5_moe", "moe_norm_min": 0.5},
+    "num_experts_per_tok=3 is more than n_routed_experts=2": {
+        "model_type": "deepseek_v2", "n_routed_experts": 2, "num_experts_per_tok": 3
+    },
     "is_decoder=True is not supported": {"model_type": "esm", "is_decoder": True},
     "add_cross_attention=True needs is_decoder=True": {"model_type": "bert", "add_cross_attention": True},
     "num_key_value_heads=8 differs from num_attention_heads=128": {"model_type": "deepseek_v3", "num_key_value_heads": 8},
     "topk_group=9 is not a whole number from 1 to 8": {"model_type": "deepseek_v3", "topk_group": 9},
-    "n_group=7 does not go with the experts: groups=7 do not divide experts=256": {"model_type": "deepseek_v3", "n_group": 7},
-    "topk_group=1 does not go with the experts: top_k=99": {
+    "n_group=7 does not go with topk_group=4, n_routed_experts=256, num_experts_per_tok=8: groups=7 do not divide": {
+        "model_type": "deepseek_v3", "n_group": 7
+    },
+    "topk_group=1 does not go with n_group=8, n_routed_experts=256, num_experts_per_tok=99: top_k=99": {
         "model_type": "deepseek_v3", "topk_group": 1, "num_experts_per_tok": 99
     },
     "topk_method='noaux_tc' is neither": {"model_type": "deepseek_v2", "topk_method": "noaux_tc"},
@@ -693,6 +702,12 @@ def every_role():
         {"model_type": "bert", "tie_word_embeddings": False},
         {"model_type": "bert", "is_decoder": True, "add_cross_attention": True},
         {"model_type": "xglm", "add_cross_attention": True},
+        {"model_type": "gpt2", "add_cross_attention": True, "scale_attn_by_inverse_layer_idx": True},
+        {"model_type": "gpt_bigcode", "add_cross_attention": True, "multi_query": False},
+        {"model_type": "switch_transformers", "encoder_sparse_step": 3, "decoder_sparse_step": 0},
+        {"model_type": "t5", "dense_act_fn": "silu", "is_gated_act": True},
+        {"model_type": "granite", "head_dim": 40},
+        {"model_type": "dinov2", "head_dim": 40},
         {"model_type": "granitemoehybrid", "layer_types": ["full_attention"] * 32, "num_local_experts": 0},
         {"model_type": "qwen3_next", "mlp_only_layers": [1]},
         {"model_type": "falcon_h1", "mamba_rms_norm": True},

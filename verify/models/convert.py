@@ -171,7 +171,10 @@ def _apply_settings(ours: Model, family: Family, config: Mapping[str, Any]) -> N
 def _check_pairs(ours: Model, family: Family) -> None:
     """Refuse rotations of an odd number of dimensions if the library's code fails on them."""
     for part in ours.modules() if family.even_rotation else ():
-        position = getattr(part, "position", None)
-        turned = 0 if position is None else position.rotated(part.layer.head_dim)
+        position, heads = getattr(part, "position", None), getattr(part, "layer", None)
+        if position is None or heads is None:
+            continue  # the positions of a stack are score biases
+        latent = getattr(heads, "latent", None)  # whose heads have a part that is rotated, and another
+        turned = position.rotated(heads.head_dim if latent is None else latent.rotary)
         if turned % 2:
             raise InputError(f"from_hf: this model rotates {turned} dimensions of a head, which the library's code cannot pair")

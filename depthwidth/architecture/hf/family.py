@@ -96,8 +96,8 @@ class Family:
     """Versions of the library with another rule: the first of them, the first after them, the rule."""
     initial_std: float = 0.02
     """The standard deviation for a configuration that states none."""
-    even_rotation: bool = False
-    """True if the library's code fails for rotary positions on an odd number of dimensions per head."""
+    even_rotation: bool = True
+    """False if the library's code rotates an odd number of dimensions per head as ours does; otherwise it fails on them."""
     factors: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None
     """A function from a configuration to fixed factors on the outputs of linear maps, by role, which are not in the tree."""
     unlike: Callable[[Mapping[str, Any]], str] | None = None
@@ -201,7 +201,7 @@ class Family:
     def _misfit(self, fields: Fields, choice: str, problem: str, other: str) -> None:
         # A family may derive its key heads from flags; then there is no single field to name.
         there = fields.spell(self.names[other]) if other in self.names else other
-        raise fields.wrong(self.names[choice], f"{problem} {there}")
+        raise fields.wrong(self.names.get(choice, choice), f"{problem} {there}")
 
 
 READERS: dict[str, Callable[[Fields, str], Any]] = {

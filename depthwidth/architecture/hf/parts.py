@@ -164,6 +164,17 @@ def scaled_embedding() -> Part:
     return Part(lambda fields: {"embedding_scale": math.sqrt(fields.whole("hidden_size"))}, lambda design: {})
 
 
+def usual_head_dim(name: str = "head_dim") -> Part:
+    """A refusal of heads of another size than the width over their number: the library's code for them is not consistent."""
+
+    def read(fields: Fields) -> Choices:
+        if fields.has(name) and fields.values[name] != fields.whole("hidden_size") // fields.whole("num_attention_heads"):
+            raise fields.beyond(name, "is not supported, only hidden_size over num_attention_heads")
+        return {}
+
+    return Part(read, lambda design: {})
+
+
 def query_scale() -> Part:
     """Scores multiplied by one over the square root of ``query_pre_attn_scalar`` (Gemma 2), by default the head dimension."""
 
@@ -189,6 +200,14 @@ def qk_norm(name: str, kind: str) -> Part:
     )
 
 
+def unread_attention() -> Part:
+    """``add_cross_attention``: attention to an encoder that is not there."""
+    return Part(
+        lambda fields: {"lone_decoder": fields.flag("add_cross_attention")},
+        lambda design: {"add_cross_attention": design.lone_decoder},
+    )
+
+
 def reciprocal(name: str, choice: str) -> Part:
     """A divisor field, for a choice that is a factor."""
 
@@ -211,7 +230,10 @@ def unscaled_scores(name: str = "scale_attn_weights") -> Part:
 
 
 def t5_feed_forward() -> Part:
-    """``feed_forward_proj``: the activation, with the prefix ``gated-`` if it is gated; ``gated-gelu`` is the tanh form."""
+    """``feed_forward_proj``: the activation, with the prefix ``gated-`` if it is gated; ``gated-gelu`` is the tanh form.
+
+    The library writes both parts of it as ``dense_act_fn`` and ``is_gated_act``, and reads those rather than the word.
+    """
 
     def read(fields: Fields) -> Choices:
         value = fields.raw("feed_forward_proj")
@@ -222,7 +244,8 @@ def t5_feed_forward() -> Part:
         names |= {other: act for act, other in spelled.items()}
         if name not in names:
             raise fields.wrong("feed_forward_proj", "is not an activation such as 'relu' or 'gated-gelu'")
-        return {"gated": gated, "activation": names[name]}
+        own = fields.activation("dense_act_fn") if fields.has("dense_act_fn") else names[name]
+        return {"gated": fields.flag("is_gated_act") if fields.has("is_gated_act") else gated, "activation": own}
 
     def write(design: Design) -> dict[str, Any]:
         name = spelling_of(design.activation)

@@ -171,6 +171,11 @@ LONE_FIELDS = [{"tie_word_embeddings": False}, {"scale_embedding": True, "encode
     [
         *((*one, more) for one in LONE for more in LONE_FIELDS),
         *(("xglm", model, {"add_cross_attention": True}) for model in FAMILIES["xglm"].models),
+        *(("gpt2", model, {"add_cross_attention": True}) for model in FAMILIES["gpt2"].models),
+        *(
+            ("gpt_bigcode", model, {"add_cross_attention": True, "multi_query": False})
+            for model in FAMILIES["gpt_bigcode"].models
+        ),
     ],
 )
 def test_decoders_without_their_encoders(family, model, more):

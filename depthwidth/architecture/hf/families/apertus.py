@@ -38,7 +38,7 @@ def _activation() -> Part:
 APERTUS = Family(
     "apertus",
     defaults={
-        **without(LLAMA_DEFAULTS, "head_dim"),
+        **LLAMA_DEFAULTS,
         "vocab_size": 131072,
         "hidden_size": 4096,
         "intermediate_size": 14336,
@@ -47,7 +47,7 @@ APERTUS = Family(
         "rms_norm_eps": 1e-5,
         "attention_bias": False,
     },
-    names={**without(LLAMA_NAMES, "head_dim", "activation"), **ATTENTION_BIAS},
+    names={**without(LLAMA_NAMES, "activation"), **ATTENTION_BIAS},
     fixed={"norm": "rmsnorm", "bias": False, "qk_norm": "head"},
     models=causal("Apertus", tasks=("TokenClassification",)),
     parts=(rope_by_default(12000000.0, _ROPE), _activation()),

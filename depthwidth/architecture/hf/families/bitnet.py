@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..family import Family, causal, without
-from ..parts import rope
+from ..parts import rope, usual_head_dim
 from .llama import ATTENTION_BIAS, BLOCK_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
 
 BITNET = Family(
@@ -23,7 +23,8 @@ BITNET = Family(
     names={**without(LLAMA_NAMES, "head_dim"), **ATTENTION_BIAS},
     fixed={**LLAMA_CHOICES, "inner_norm": True},
     models=causal("BitNet"),
-    parts=(rope(500000.0),),
+    # The norm between values and output matrix is as wide as the stream.
+    parts=(rope(500000.0), usual_head_dim()),
     weights=llama_weights(
         {
             **BLOCK_WEIGHTS,

@@ -14,7 +14,7 @@ from ..parts import qk_norm, rope, sliding_pattern, windows
 from .llama import ATTENTION_BIAS, BLOCK_WEIGHTS, LLAMA_DEFAULTS, LLAMA_NAMES, QK_NORM_WEIGHTS, llama_weights
 
 _COHERE_DEFAULTS = {
-    **without(LLAMA_DEFAULTS, "rms_norm_eps", "head_dim"),
+    **without(LLAMA_DEFAULTS, "rms_norm_eps"),
     "vocab_size": 256000,
     "hidden_size": 8192,
     "intermediate_size": 22528,
@@ -27,7 +27,7 @@ _COHERE_DEFAULTS = {
     "attention_bias": False,
 }
 _COHERE_NAMES = {
-    **without(LLAMA_NAMES, "head_dim"),
+    **LLAMA_NAMES,
     **ATTENTION_BIAS,
     "norm_eps": "layer_norm_eps",
     "head_scale": "logit_scale",

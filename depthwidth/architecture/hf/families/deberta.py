@@ -12,6 +12,7 @@ from ....layers.positions import positions_as
 from ...design import Design
 from ..family import Choices, Family, Part, without
 from ..fields import Fields
+from ..parts import usual_head_dim
 from ..weights import QKV, Fused, WeightNames, in_blocks
 from . import bert
 
@@ -166,6 +167,7 @@ DEBERTA_V2 = Family(
     only={"conv_kernel_size": (0,)},  # a convolution parallel to the first block
     parts=(
         _positions(_second_kind, _second_fields),
+        usual_head_dim("attention_head_size"),
         _same_width("embedding_size"),
         _same_width("pooler_hidden_size", "ForSequence"),
         _same_width("pooler_hidden_size", "ForMultiple"),

@@ -192,7 +192,9 @@ def _check_rule(rule: RouterRule, fields: Fields, top_k: int) -> RouterRule:
     experts = fields.whole("n_routed_experts")
     if top_k <= experts and (misfit := rule.misfit(experts, top_k)):
         name = "topk_group" if rule.limited and not experts % rule.groups else "n_group"
-        raise fields.wrong(name, f"does not go with the experts: {misfit}")
+        named = ("n_group", "topk_group", "n_routed_experts", "num_experts_per_tok")
+        others = ", ".join(fields.spell(one) for one in named if one != name)
+        raise fields.wrong(name, f"does not go with {others}: {misfit}")
     return rule
 
 
@@ -230,6 +232,8 @@ def _softmax_router() -> Part:
         experts = fields.whole("n_routed_experts")
         own = fields.whole_or_none("num_experts_per_tok")
         top_k = min(_USUAL_CHOICES, experts) if own is None else own
+        if top_k > experts:
+            raise fields.wrong("num_experts_per_tok", f"is more than {fields.spell('n_routed_experts')}")
         rule = RouterRule("softmax", groups, top_groups, 1, fields.positive("routed_scaling_factor"))
         return {"router": _check_rule(rule, fields, top_k), "top_k": top_k}
 

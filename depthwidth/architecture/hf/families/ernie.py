@@ -6,7 +6,7 @@ from typing import Any
 
 from ...design import Design
 from ..family import Choices, Family, Part, causal, every_block, without
-from ..fields import Fields
+from ..fields import Fields, as_number
 from ..parts import rope
 from .llama import BLOCK_WEIGHTS, EXPERT_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
 
@@ -38,6 +38,18 @@ _DENSE: Choices = {"experts": None, "shared_ffn": None, "choice_bias": False}
 
 def _is_mixture(block: int, first: int, last: int, interval: int) -> bool:
     return (block + 1) % interval == 0 and first <= block <= last
+
+
+def _weight_sum() -> Part:
+    """``moe_norm_min``, the least sum by which weights of experts are divided; the largest of a softmax sum to k/n or more."""
+
+    def read(fields: Fields) -> Choices:
+        least = as_number(fields.raw("moe_norm_min"))
+        if not least <= fields.whole("moe_k") / fields.whole("moe_num_experts"):
+            raise fields.beyond("moe_norm_min", "is not supported above moe_k / moe_num_experts")
+        return {}
+
+    return Part(read, lambda design: {})
 
 
 def _ernie_blocks() -> Part:
@@ -80,7 +92,8 @@ def _ernie_blocks() -> Part:
 ERNIE4_5_MOE = Family(
     "ernie4_5_moe",
     defaults={
-        **without(ERNIE4_5.defaults, "head_dim", "use_bias"),
+        **without(ERNIE4_5.defaults, "use_bias"),
+        "head_dim": None,
         "hidden_size": 2560,
         "intermediate_size": 12288,
         "num_hidden_layers": 28,
@@ -88,6 +101,7 @@ ERNIE4_5_MOE = Family(
         "num_key_value_heads": 4,
         "moe_intermediate_size": 1536,
         "moe_k": 6,
+        "moe_norm_min": 1e-12,
         "moe_num_experts": 64,
         "moe_num_shared_experts": 2,
         "moe_layer_start_index": 1,
@@ -95,7 +109,7 @@ ERNIE4_5_MOE = Family(
         "moe_layer_interval": 1,
     },
     names={
-        **without(ERNIE4_5.names, "head_dim", "bias"),
+        **without(ERNIE4_5.names, "bias"),
         "ffn": "moe_intermediate_size",
         "experts": "moe_num_experts",
         "top_k": "moe_k",
@@ -104,7 +118,7 @@ ERNIE4_5_MOE = Family(
     fixed=LLAMA_CHOICES,
     models=causal("Ernie4_5_Moe"),
     only={"use_bias": (False,)},  # of all maps but the experts'
-    parts=(rope(500000.0, interleaved=True), _ernie_blocks()),
+    parts=(rope(500000.0, interleaved=True), _ernie_blocks(), _weight_sum()),
     weights=llama_weights(
         {
             **BLOCK_WEIGHTS,

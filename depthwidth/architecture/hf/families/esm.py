@@ -9,6 +9,7 @@ from ....layers.positions import positions_as
 from ...design import Design
 from ..family import TOKEN, Choices, Family, Part, without
 from ..fields import Fields
+from ..parts import usual_head_dim
 from ..weights import in_blocks
 from . import bert
 
@@ -78,7 +79,7 @@ ESM = Family(
     },
     only={"is_decoder": (False,), "add_cross_attention": (False,), "is_folding_model": (False,)},
     noted={"token_dropout": (False, "the factor on the embedding is that of a text without mask tokens")},
-    parts=(_positions(), _embedding()),
+    parts=(_positions(), usual_head_dim(), _embedding()),
     weights={
         **{name: role for name, role in bert.ROBERTA.weights.items() if not name.startswith("encoder.")},
         "embeddings.layer_norm": "stem.norm",
@@ -99,5 +100,4 @@ ESM = Family(
             },
         ),
     },
-    even_rotation=True,
 )

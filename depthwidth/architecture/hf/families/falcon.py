@@ -22,7 +22,7 @@ def _falcon_shape() -> Part:
         if grouped and not parallel:
             raise fields.wrong("parallel_attn", f"does not go with {fields.spell('new_decoder_architecture')}")
         kv_heads = (given or heads) if grouped or not fields.flag("multi_query") else 1
-        if not grouped and kv_heads not in (1, heads):
+        if not grouped and not fields.flag("multi_query") and kv_heads != heads:
             raise fields.wrong("num_kv_heads", f"needs new_decoder_architecture=True, or to be {heads}")
         norms = fields.raw("num_ln_in_parallel_attn")
         if norms is None:

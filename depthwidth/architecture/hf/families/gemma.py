@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..family import ALL_TASKS, SEQUENCE, Choices, Family, Part, causal, without
 from ..fields import Fields
 from ..parts import query_scale, rope, scaled_embedding, sliding_pattern, two_ropes, windows
@@ -20,6 +23,12 @@ from .llama import (
 _BOTH_WAYS = "every token sees all others; counts of all scores are the same, and moments are those of a causal model"
 BOTH_WAYS = {"use_bidirectional_attention": (None, _BOTH_WAYS)}
 """Fields of models for embeddings (EmbeddingGemma)."""
+
+
+def _sees_all(config: Mapping[str, Any]) -> str:
+    """A reason why the logits are not those of a causal model."""
+    return "every token sees all others" if config.get("use_bidirectional_attention") else ""
+
 
 _GEMMA_DEFAULTS = {
     **LLAMA_DEFAULTS,
@@ -55,6 +64,7 @@ GEMMA = Family(
     fixed=_GEMMA_CHOICES,
     models=causal("Gemma", tasks=ALL_TASKS[:2]),
     noted=BOTH_WAYS,
+    unlike=_sees_all,
     parts=(rope(), scaled_embedding(), _gemma_activation()),
     weights=llama_weights(),
 )
@@ -119,6 +129,7 @@ GEMMA3 = Family(
         "Gemma3TextForSequenceClassification": SEQUENCE,
     },
     noted=BOTH_WAYS,
+    unlike=_sees_all,
     parts=(two_ropes(1000000.0, 10000.0, "rope_local_base_freq"), scaled_embedding(), query_scale(), windows(sliding_pattern)),
     weights=llama_weights({**GEMMA2_BLOCK, **QK_NORM_WEIGHTS}),
     # The library reads attn_logit_softcapping and makes no use of it in this family (transformers 5); Gemma 3 has no such cap.

@@ -54,6 +54,7 @@ GLM = Family(
     names={**LLAMA_NAMES, "attention_bias": "attention_bias"},
     fixed=LLAMA_CHOICES,
     models=causal("Glm", tasks=ALL_TASKS[:2]),
+    even_rotation=False,
     parts=(rope(fraction=0.5, interleaved=True),),
     weights=llama_weights({**ATTENTION_WEIGHTS, **NORM_WEIGHTS, **_FUSED_WEIGHTS}),
 )
@@ -100,6 +101,7 @@ GLM4_MOE = Family(
     fixed=LLAMA_CHOICES,
     models=causal("Glm4Moe"),
     noted=FURTHER_TOKENS,
+    even_rotation=False,
     parts=(_whole_heads(), rope(fraction=0.5), qk_norm("use_qk_norm", "head"), dense_first(), sigmoid_router()),
     weights=llama_weights({**ATTENTION_WEIGHTS, **QK_NORM_WEIGHTS, **NORM_WEIGHTS, **MIXTURE_WEIGHTS}),
 )

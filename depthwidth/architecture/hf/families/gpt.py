@@ -8,7 +8,7 @@ from typing import Any
 from ...design import Design
 from ..family import ALL_TASKS, TASK_WEIGHTS, Choices, Family, Part, causal, every_block, per_block
 from ..fields import Fields, brief
-from ..parts import rotary_dim, unscaled_scores
+from ..parts import rotary_dim, unread_attention, unscaled_scores
 from ..weights import QKV, Fused, in_blocks
 
 _GPT_NAMES = {
@@ -98,13 +98,17 @@ def _shrinking_scores() -> Part:
 
 GPT2 = Family(
     "gpt2",
-    defaults={**_GPT_DEFAULTS, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+    defaults={
+        **_GPT_DEFAULTS,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    },
     names=_GPT_NAMES,
     aliases=_GPT_ALIASES,
     fixed={"positions": "learned"},
     models=causal("GPT2", "LMHeadModel", tasks=ALL_TASKS),
-    only={"add_cross_attention": (False,)},
-    parts=(unscaled_scores(), _shrinking_scores()),
+    parts=(unscaled_scores(), _shrinking_scores(), unread_attention()),
     weights={
         **_TOP_WEIGHTS,
         **in_blocks(
@@ -114,6 +118,10 @@ GPT2 = Family(
                 "ln_1": "attention.norm_in",
                 "attn.c_attn": Fused("columns", QKV),
                 "attn.c_proj": "attention.out",
+                "ln_cross_attn": "cross_attention.norm_in",
+                "crossattention.q_attn": "cross_attention.query",
+                "crossattention.c_attn": Fused("columns", ("cross_attention.key", "cross_attention.value")),
+                "crossattention.c_proj": "cross_attention.out",
                 "ln_2": "feed_forward.norm_in",
                 "mlp.c_fc": "feed_forward.up",
                 "mlp.c_proj": "feed_forward.down",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..family import ALL_TASKS, TASK_WEIGHTS, Family, causal, without
-from ..parts import rope
+from ..parts import rope, usual_head_dim
 from ..weights import QKV, Fused, in_blocks
 from .llama import (
     ATTENTION_BIAS,
@@ -36,7 +36,8 @@ GPT_NEOX = Family(
     },
     fixed={},
     models=causal("GPTNeoX", tasks=ALL_TASKS),
-    parts=(rope(fraction=0.25, theta_name="rotary_emb_base", fraction_name="rotary_pct"),),
+    even_rotation=False,
+    parts=(rope(fraction=0.25, theta_name="rotary_emb_base", fraction_name="rotary_pct"), usual_head_dim()),
     weights={
         "embed_in": "stem.tokens",
         "final_layer_norm": "decoder.norm",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import Family, causal, without
+from ..family import Family, causal
 from ..parts import reciprocal, rope
 from ..weights import Fused
 from .llama import (
@@ -16,7 +16,7 @@ from .llama import (
 )
 
 GRANITE_DEFAULTS = {
-    **without(LLAMA_DEFAULTS, "head_dim"),
+    **LLAMA_DEFAULTS,
     "attention_bias": False,
     "embedding_multiplier": 1.0,
     "logits_scaling": 1.0,
@@ -24,7 +24,7 @@ GRANITE_DEFAULTS = {
     "attention_multiplier": 1.0,
 }
 GRANITE_NAMES = {
-    **without(LLAMA_NAMES, "head_dim"),
+    **LLAMA_NAMES,
     **ATTENTION_BIAS,
     "embedding_scale": "embedding_multiplier",
     "residual_scale": "residual_multiplier",

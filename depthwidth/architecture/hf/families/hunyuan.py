@@ -78,6 +78,7 @@ HUNYUAN_MOE = Family(
     "hunyuan_v1_moe",
     defaults={**HUNYUAN_DENSE.defaults, "num_experts": 1, "moe_topk": 1},
     names={**HUNYUAN_DENSE.names, "experts": "num_experts", "top_k": "moe_topk"},
+    aliases={"num_local_experts": "num_experts", "num_experts_per_tok": "moe_topk"},
     fixed=HUNYUAN_DENSE.fixed,
     models=causal("HunYuanMoEV1", tasks=ALL_TASKS[:1]),
     parts=(_stretched_base(), _as_wide()),

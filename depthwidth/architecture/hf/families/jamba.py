@@ -85,7 +85,7 @@ _FEED_FORWARD: WeightNames = {**GATED_WEIGHTS, **without(EXPERT_WEIGHTS, "mlp.ga
 JAMBA = Family(
     "jamba",
     defaults={
-        **without(LLAMA_DEFAULTS, "head_dim"),
+        **LLAMA_DEFAULTS,
         "vocab_size": 65536,
         "max_position_embeddings": 262144,
         "intermediate_size": 14336,
@@ -103,7 +103,7 @@ JAMBA = Family(
         "mamba_conv_bias": True,
         "mamba_proj_bias": False,
     },
-    names={**without(LLAMA_NAMES, "head_dim"), "top_k": "num_experts_per_tok"},
+    names={**LLAMA_NAMES, "top_k": "num_experts_per_tok"},
     aliases={"num_local_experts": "num_experts"},
     fixed={**LLAMA_CHOICES, "positions": "none", "renormalized": False},
     models=causal("Jamba", tasks=("SequenceClassification",)),

@@ -60,7 +60,7 @@ def _rounded_feed_forward() -> Part:
 LFM2 = Family(
     "lfm2",
     defaults={
-        **without(LLAMA_DEFAULTS, "hidden_act", "head_dim", "attention_dropout", "rms_norm_eps"),
+        **without(LLAMA_DEFAULTS, "hidden_act", "attention_dropout", "rms_norm_eps"),
         "vocab_size": 65536,
         "max_position_embeddings": 128000,
         "hidden_size": 2560,
@@ -77,7 +77,7 @@ LFM2 = Family(
         "layer_types": None,
     },
     names={
-        **without(LLAMA_NAMES, "activation", "head_dim", "attention_dropout", "ffn"),
+        **without(LLAMA_NAMES, "activation", "attention_dropout", "ffn"),
         "norm_eps": "norm_eps",
     },
     aliases={"tie_embedding": "tie_word_embeddings", "block_ff_dim": "intermediate_size"},

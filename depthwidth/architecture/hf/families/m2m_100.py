@@ -9,6 +9,7 @@ from ....layers.positions import positions_as
 from ...design import Design
 from ..family import Choices, Family, Part, causal
 from ..fields import Fields
+from ..parts import unread_attention
 from ..two_stacks import ALIASES, DEFAULTS, NAMES, TIED, block_weights, encoder_fields, models, scaled_tokens, weights
 from ..weights import in_blocks
 
@@ -47,14 +48,6 @@ M2M_100 = Family(
 )
 
 
-def _unread_attention() -> Part:
-    """``add_cross_attention``: attention to an encoder that is not there."""
-    return Part(
-        lambda fields: {"lone_decoder": fields.flag("add_cross_attention")},
-        lambda design: {"add_cross_attention": design.lone_decoder},
-    )
-
-
 XGLM = Family(
     "xglm",
     defaults={
@@ -88,7 +81,7 @@ XGLM = Family(
     aliases={"hidden_size": "d_model", "num_attention_heads": "attention_heads", "num_hidden_layers": "num_layers"},
     fixed={"norm_eps": 1e-5, "positions": SinusoidalPositions(halves=True, to_end=True, offset=2)},
     models=causal("XGLM"),
-    parts=(scaled_tokens(), _unread_attention()),
+    parts=(scaled_tokens(), unread_attention()),
     weights={
         "embed_tokens": "stem.tokens",
         "layer_norm": "decoder.norm",

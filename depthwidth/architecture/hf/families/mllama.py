@@ -8,7 +8,7 @@ from ....checks import is_whole
 from ...design import Design
 from ..family import Choices, Family, Part, every_block, without
 from ..fields import Fields
-from ..parts import rope
+from ..parts import rope, usual_head_dim
 from .llama import BLOCK_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
 
 _USUAL = (3, 8, 13, 18, 23, 28, 33, 38)
@@ -70,7 +70,7 @@ MLLAMA = Family(
     fixed={**LLAMA_CHOICES, "tied": False},
     models={"MllamaForCausalLM": {"head": "lm", "pooler": False}, "MllamaTextModel": {"head": "none", "pooler": False}},
     only={"tie_word_embeddings": (False,)},
-    parts=(rope(500000.0), _memory_blocks()),
+    parts=(rope(500000.0), usual_head_dim(), _memory_blocks()),
     # The class with a head has another prefix than its parameters.
     weights={**_WEIGHTS, **{f"model.{name}": role for name, role in _WEIGHTS.items()}},
 )

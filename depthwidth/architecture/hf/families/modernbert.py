@@ -7,7 +7,7 @@ from typing import Any
 from ...design import Design
 from ..family import Choices, Family, Part, per_block
 from ..fields import Fields
-from ..parts import two_ropes
+from ..parts import two_ropes, usual_head_dim
 from ..rope import FULL, SLIDING
 from ..weights import Fused, in_blocks
 from . import llama
@@ -118,7 +118,7 @@ MODERNBERT = Family(
         "ModernBertForSequenceClassification": _POOLED,
         "ModernBertForMultipleChoice": {**_POOLED, "classes": 1},
     },
-    parts=(two_ropes(160000.0, 10000.0, "local_rope_theta"), _windows(), _heads()),
+    parts=(two_ropes(160000.0, 10000.0, "local_rope_theta"), usual_head_dim(), _windows(), _heads()),
     weights={
         "embeddings.tok_embeddings": "stem.tokens",
         "embeddings.norm": "stem.norm",

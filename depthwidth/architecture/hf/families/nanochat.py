@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..family import Family, causal, without
+from ..family import Family, causal
 from ..parts import rope
 from .llama import ATTENTION_BIAS, ATTENTION_WEIGHTS, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
 
 NANOCHAT = Family(
     "nanochat",
     defaults={
-        **without(LLAMA_DEFAULTS, "head_dim"),
+        **LLAMA_DEFAULTS,
         "vocab_size": 50304,
         "hidden_size": 768,
         "intermediate_size": 8192,
@@ -19,7 +19,7 @@ NANOCHAT = Family(
         "attention_bias": False,
         "final_logit_softcapping": 15.0,
     },
-    names={**without(LLAMA_NAMES, "head_dim"), **ATTENTION_BIAS, "logit_softcap": "final_logit_softcapping"},
+    names={**LLAMA_NAMES, **ATTENTION_BIAS, "logit_softcap": "final_logit_softcapping"},
     # No norm has weights; those of queries and keys follow the rotation, which does not change their length.
     fixed={"norm": "rmsnorm", "norm_affine": False, "bias": False, "embedding_norm": True, "qk_norm": "head"},
     models=causal("NanoChat"),

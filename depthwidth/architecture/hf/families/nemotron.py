@@ -23,6 +23,7 @@ NEMOTRON = Family(
     names={**LLAMA_NAMES, **ATTENTION_BIAS, "norm_eps": "norm_eps", "ffn_bias": "mlp_bias"},
     fixed={"norm_unit_offset": True},
     models=causal("Nemotron", tasks=ALL_TASKS),
+    even_rotation=False,
     parts=(rope(fraction=0.5),),
     weights=llama_weights(
         {**ATTENTION_WEIGHTS, **NORM_WEIGHTS, "mlp.up_proj": "feed_forward.up", "mlp.down_proj": "feed_forward.down"}

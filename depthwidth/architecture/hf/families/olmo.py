@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..family import ALL_TASKS, Family, causal, without
-from ..parts import rope, two_ropes, windows
+from ..parts import rope, two_ropes, usual_head_dim, windows
 from ..weights import WeightNames
 from .llama import (
     ATTENTION_BIAS,
@@ -77,14 +77,14 @@ OLMOE = Family(
         "norm_topk_prob": False,
     },
     names={
-        # Its norms over all queries are as wide as the stream, so that no other head dimension runs.
         **without(OLMO2.names, "head_dim"),
         **without(EXPERT_FIELDS, "ffn"),
     },
     aliases={"num_local_experts": "num_experts"},
     fixed={**LLAMA_CHOICES, "qk_norm": "full"},
     models=causal("Olmoe"),
-    parts=(rope(),),
+    # Its norms over all queries are as wide as the stream, so that no other head dimension runs.
+    parts=(rope(), usual_head_dim()),
     weights=llama_weights({**ATTENTION_WEIGHTS, **QK_NORM_WEIGHTS, **NORM_WEIGHTS, **EXPERT_WEIGHTS}),
     settings=OLMO.settings,
 )

@@ -49,7 +49,6 @@ PHI = Family(
         },
         last_norm="final_layernorm",
     ),
-    even_rotation=True,
 )
 
 

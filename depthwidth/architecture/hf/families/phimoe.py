@@ -77,7 +77,7 @@ def _head_bias() -> Part:
 PHIMOE = Family(
     "phimoe",
     defaults={
-        **without(LLAMA_DEFAULTS, "head_dim"),
+        **LLAMA_DEFAULTS,
         "vocab_size": 32064,
         "intermediate_size": 6400,
         "num_key_value_heads": 8,
@@ -89,7 +89,7 @@ PHIMOE = Family(
         "router_jitter_noise": 0.01,
         "lm_head_bias": False,
     },
-    names={**without(LLAMA_NAMES, "head_dim"), **ATTENTION_BIAS, **WINDOW, "experts": "num_local_experts"},
+    names={**LLAMA_NAMES, **ATTENTION_BIAS, **WINDOW, "experts": "num_local_experts"},
     only={"num_experts_per_tok": (2,)},
     fixed={"gated": True, "bias": False},
     models=causal("Phimoe", tasks=("SequenceClassification",)),

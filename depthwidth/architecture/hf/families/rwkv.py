@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ....layers import ChannelMix, TimeMix
@@ -25,6 +26,12 @@ def _mixers() -> Part:
         return sizes | ({} if channels is None else {"intermediate_size": channels.hidden})
 
     return Part(read, write)
+
+
+def _last_norm(config: Mapping[str, Any]) -> str:
+    """The library leaves its default in the last norm, whatever the file says."""
+    usual = RWKV.defaults["layer_norm_epsilon"]
+    return "" if config.get("layer_norm_epsilon", usual) == usual else f"the last norm has an epsilon of {usual:g}"
 
 
 RWKV = Family(
@@ -51,6 +58,7 @@ RWKV = Family(
     fixed={"norm": "layernorm", "embedding_norm": True, "positions": "none", "activation": "relu2", "bias": False},
     models={"RwkvForCausalLM": {"head": "lm", "pooler": False}, "RwkvModel": {"head": "none", "pooler": False}},
     parts=(_mixers(),),
+    unlike=_last_norm,
     weights={
         "embeddings": "stem.tokens",
         "blocks.#.pre_ln": "stem.norm",

@@ -9,7 +9,7 @@ from ....checks import is_whole
 from ....layers import Rotary
 from ....layers.positions import positions_as
 from ...design import Design
-from ..family import ALL_TASKS, Choices, Family, Part, causal, every_block, per_block, without
+from ..family import ALL_TASKS, Choices, Family, Part, causal, every_block, per_block
 from ..fields import Fields
 from ..parts import rope, windows
 from .llama import ATTENTION_BIAS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, llama_weights
@@ -48,7 +48,7 @@ def _nope() -> Part:
 SMOLLM3 = Family(
     "smollm3",
     defaults={
-        **without(LLAMA_DEFAULTS, "head_dim"),
+        **LLAMA_DEFAULTS,
         "vocab_size": 128256,
         "hidden_size": 2048,
         "num_hidden_layers": 36,
@@ -64,7 +64,7 @@ SMOLLM3 = Family(
         "no_rope_layer_interval": 4,
         "layer_types": None,
     },
-    names={**without(LLAMA_NAMES, "head_dim"), **ATTENTION_BIAS, "ffn_bias": "mlp_bias"},
+    names={**LLAMA_NAMES, **ATTENTION_BIAS, "ffn_bias": "mlp_bias"},
     fixed=LLAMA_CHOICES,
     models=causal("SmolLM3", tasks=ALL_TASKS),
     parts=(windows(lambda fields, block: not _has_rope(fields, block), "use_sliding_window"), _nope()),

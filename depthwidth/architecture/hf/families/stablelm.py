@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..family import ALL_TASKS, Family, Part, causal, without
-from ..parts import qk_norm, rope
+from ..parts import qk_norm, rope, usual_head_dim
 from .llama import (
     BLOCK_WEIGHTS,
     LLAMA_DEFAULTS,
@@ -44,7 +44,6 @@ STABLELM = Family(
     },
     fixed={"gated": True, "bias": False, "embedding_dropout": 0.0},
     models=causal("StableLm", tasks=ALL_TASKS[:2]),
-    parts=(rope(fraction=0.25), _stablelm_norms(), qk_norm("qk_layernorm", "heads")),
+    parts=(rope(fraction=0.25), usual_head_dim(), _stablelm_norms(), qk_norm("qk_layernorm", "heads")),
     weights=llama_weights({**BLOCK_WEIGHTS, "input_layernorm": "attention.norm_in|norm"}),
-    even_rotation=True,
 )

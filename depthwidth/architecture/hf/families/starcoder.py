@@ -7,8 +7,8 @@ from typing import Any
 from ...design import Design
 from ..family import ALL_TASKS, Choices, Family, Part, causal, without
 from ..fields import Fields
-from ..parts import rope, unscaled_scores
-from ..weights import QKV, Fused
+from ..parts import rope, unread_attention, unscaled_scores
+from ..weights import QKV, Fused, in_blocks
 from . import gpt
 from .llama import (
     ATTENTION_WEIGHTS,
@@ -24,7 +24,10 @@ def _multi_query() -> Part:
     """One key head for all queries, or one for each."""
 
     def read(fields: Fields) -> Choices:
-        return {"kv_heads": 1 if fields.flag("multi_query") else None}
+        alone = fields.flag("multi_query")
+        if alone and fields.flag("add_cross_attention"):
+            raise fields.wrong("add_cross_attention", "needs multi_query=False")
+        return {"kv_heads": 1 if alone else None}
 
     def write(design: Design) -> dict[str, Any]:
         return {"multi_query": design.kv_heads == 1 and design.heads != 1}
@@ -43,9 +46,18 @@ GPT_BIGCODE = Family(
     aliases=gpt.GPT2.aliases,
     fixed=gpt.GPT2.fixed,
     models=causal("GPTBigCode", tasks=ALL_TASKS[:2]),
-    only={"add_cross_attention": (False,)},
-    parts=(_multi_query(), unscaled_scores()),
-    weights={**gpt.GPT2.weights, "h.#.attn.c_attn": Fused("key_groups", tuple(f"decoder.block.{role}" for role in QKV))},
+    parts=(_multi_query(), unscaled_scores(), unread_attention()),
+    weights={
+        **gpt.GPT2.weights,
+        **in_blocks(
+            "h.#",
+            "decoder",
+            {
+                "attn.c_attn": Fused("key_groups", QKV),
+                "crossattention.c_attn": Fused("rows", ("cross_attention.key", "cross_attention.value")),
+            },
+        ),
+    },
     initial_rule="normal-by-depth",
 )
 

@@ -21,9 +21,13 @@ _PARTS: WeightNames = {
 _DENSE: Choices = {"experts": None}
 
 
-def _marks(depth: int, mixtures: int) -> list[bool]:
-    """True for each block with a mixture, by the library's rule for a number of them; it makes one if there should be none."""
-    step = depth // mixtures if mixtures > 0 else depth
+def _marks(depth: int, mixtures: int, step: int | None = None) -> list[bool]:
+    """True for each block with a mixture, by the library's rule for a number of them; it makes one if there should be none.
+
+    A `step` from one mixture to the next goes before the number.
+    """
+    if step is None:
+        step = depth // mixtures if mixtures > 0 else depth
     return [step == 1 or (step > 1 and block % step == 1) for block in range(depth)]
 
 
@@ -31,23 +35,31 @@ def _blocks(marks: list[bool]) -> tuple[Choices, ...] | None:
     return None if all(marks) else tuple({} if mark else _DENSE for mark in marks)
 
 
-def _number(stack: Design) -> int:
-    """The number of mixtures for which the library makes the blocks of a stack; 0 if there is none."""
-    marks = [one.experts is not None for one in every_block(stack)]
-    return next((number for number in range(stack.depth + 2) if _marks(stack.depth, number) == marks), 0)
+def _places(name: str, stack: Design) -> dict[str, int]:
+    """The fields for which the library makes the blocks of a stack: a number of mixtures, or the step between them."""
+    marks, numbers = [one.experts is not None for one in every_block(stack)], range(stack.depth + 2)
+    number = next((number for number in numbers if _marks(stack.depth, number) == marks), None)
+    if number is not None:
+        return {f"num_sparse_{name}_layers": number}
+    step = next((step for step in numbers if _marks(stack.depth, 0, step) == marks), 0)
+    return {f"num_sparse_{name}_layers": sum(marks), f"{name}_sparse_step": step}
 
 
 def _mixtures() -> Part:
     """Mixtures of experts in every few blocks of each stack."""
 
+    def marks(fields: Fields, stack: str, depth: int) -> list[bool]:
+        step = fields.count(f"{stack}_sparse_step") if fields.has(f"{stack}_sparse_step") else None
+        return _marks(depth, fields.count(f"num_sparse_{stack}_layers"), step)
+
     def read(fields: Fields) -> Choices:
         stacks = score_biased_stacks().read(fields)
         encoder, decoder = fields.depth("num_layers"), fields.depth_or_none("num_decoder_layers")
-        first = _blocks(_marks(encoder, fields.count("num_sparse_encoder_layers")))
+        first = _blocks(marks(fields, "encoder", encoder))
         if str(fields.model()).endswith("EncoderModel"):
             return {**stacks, "blocks": first}
         depth = encoder if decoder is None else decoder
-        second = _blocks(_marks(depth, fields.count("num_sparse_decoder_layers")))
+        second = _blocks(marks(fields, "decoder", depth))
         return {**stacks, "encoder_depth": encoder, "blocks": second, "encoder": {"blocks": first}}
 
     def write(design: Design) -> dict[str, Any]:
@@ -57,8 +69,8 @@ def _mixtures() -> Part:
         mixed = [one for stack in (encoder, decoder) for one in every_block(stack) if one.experts is not None]
         return {
             **score_biased_stacks().write(design),
-            "num_sparse_encoder_layers": _number(encoder),
-            "num_sparse_decoder_layers": _number(decoder),
+            **_places("encoder", encoder),
+            **_places("decoder", decoder),
             "num_experts": mixed[0].experts if mixed else 1,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...design import Design
@@ -15,6 +16,8 @@ def _hidden() -> Part:
 
     def read(fields: Fields) -> Choices:
         ratio, sizes = fields.rate("mask_ratio"), vit.image_part().read(fields)
+        if fields.whole("hidden_size") % 4:
+            raise fields.wrong("hidden_size", "is not a multiple of 4, which sines and cosines of a grid need")
         rows, columns = (side // sizes["patch"] for side in sizes["image"])
         kept = int(rows * columns * (1 - ratio))
         return {"kept_patches": None if kept == rows * columns else kept}
@@ -29,6 +32,11 @@ def _hidden() -> Part:
     return Part(read, write)
 
 
+def _drawn_order(config: Mapping[str, Any]) -> str:
+    """A reason why no order of the tokens is right."""
+    return "" if config.get("mask_ratio", 0.75) else "its class puts the patches in an order that it draws"
+
+
 VIT_MAE = Family(
     "vit_mae",
     defaults={**without(vit.VIT.defaults, "pooler_output_size", "pooler_act"), "mask_ratio": 0.75},
@@ -36,6 +44,7 @@ VIT_MAE = Family(
     fixed={**vit.VIT.fixed, "patch_positions": "fixed", "embedding_dropout": 0.0},
     models={"ViTMAEModel": {"head": "none"}},
     parts=(vit.image_part(), _hidden()),
+    unlike=_drawn_order,
     weights={name: role for name, role in vit.VIT.weights.items() if not str(role).startswith("head")},
     # Its class means to draw patches by Xavier's rule and the class token normally, and returns before it does.
     initial_rule="normal-zero-tables",

@@ -45,7 +45,7 @@ WHISPER = Family(
         "dropout": 0.0,
     },
     names={**NAMES, "context": "max_target_positions"},
-    aliases=ALIASES,
+    aliases={**ALIASES, "num_key_value_heads": "encoder_attention_heads"},
     # The class reads scale_embedding, and does not use it.
     fixed={"positions": "learned", "source": "own", "key_bias": False, "norm_eps": 1e-5},
     models=models("Whisper"),
