@@ -18,7 +18,7 @@ from depthwidth.progress import announced, is_quiet
 
 if TYPE_CHECKING:
     from .runs.executors import Executor
-    from .runs.store import Store
+    from .runs.store import Damage, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,7 +27,7 @@ RUNS_VARIABLE = "DEPTHWIDTH_RUNS"
 
 def _folder(function: F) -> F:
     return click.option(
-        "--out", metavar="DIR", default=lambda: os.environ.get(RUNS_VARIABLE) or "runs",
+        "--out", metavar="DIR", default=lambda: os.environ.get(RUNS_VARIABLE) or "runs", show_default=False,
         help=f"Folder of plans and rows.  [default: {RUNS_VARIABLE} in the environment, else ./runs]",
     )(function)  # fmt: skip
 
@@ -154,6 +154,12 @@ def _existing(out: str) -> Store:
     return Store(out)
 
 
+def _name_damage(damaged: list[Damage]) -> None:
+    """Print one sentence for each damaged file that a command has left out."""
+    for damage in damaged:
+        say(f"Left out: {damage}.", error=True)
+
+
 def _ready(device: str, executor_name: str, workers: int | None, address: str | None, **_: Any) -> tuple[str, Executor]:
     """The device and the executor, after a check that torch is installed."""
     if importlib.util.find_spec("torch") is None:
@@ -171,7 +177,7 @@ def _carry_out(
     from .runs.driver import carry_out
 
     for damage in damaged:
-        say(f"Set aside {damage}; it will be measured again.", error=True)
+        say(f"Set aside {damage}.", error=True)
     display = None if quiet or is_quiet([]) else Display()
     summary = carry_out(store, plans, chosen, on, display.tell if display else lambda _: None, damaged, ensemble, display)
     say(
@@ -202,6 +208,8 @@ def status(watch: bool, out: str, form: str | None) -> None:
         return
     rows: list[Row] = list(status_table(store))
     emit(form, rows, rows, lambda: say(*status_lines(rows, store.damaged())))
+    if form is not None:
+        _name_damage(store.damaged())
 
 
 @commands.command()
@@ -214,14 +222,14 @@ def report(names: tuple[str, ...], html: str | None, now: bool, out: str, form: 
     """Compare predictions and measurements, claim by claim, with a verdict by the criterion stated beforehand."""
     from .runs.report import reports
 
-    found = reports(_existing(out), names, now=now)
+    store = _existing(out)
+    _name_damage(store.damaged_measurements())
+    found = reports(store, names, now=now)
     if html is not None:
         from .runs.page import page
 
         page(found, html)
     emit(form, [one.to_dict() for one in found], [row for one in found for row in one.rows()], lambda: _print_reports(found))
-    for damage in _existing(out).damaged_plans():
-        say(f"Left out: {damage}.", error=True)
 
 
 @commands.command("export")
@@ -237,8 +245,7 @@ def export_command(file: str, names: tuple[str, ...], evidence: bool, out: str) 
     """Write plans and rows to FILE: .zip to import on another machine, .csv or .parquet for other programs."""
     from .runs.transfer import export_evidence, export_rows
 
-    for damage in _existing(out).damaged():
-        say(f"Left out: {damage}.", error=True)
+    _name_damage(_existing(out).damaged())
     if evidence:
         say(f"{export_evidence(_existing(out), file, names)} rows in {file}")
         return
@@ -278,7 +285,13 @@ def import_command(file: str, out: str) -> int:
     metavar="NAME=VALUE",
     help="A coefficient and its start value; may be repeated.",
 )
-@click.option("--site", default="", metavar="SITE", help="Use the quantities of this site.  [default: those without a site]")
+@click.option(
+    "--site",
+    default="",
+    show_default=False,
+    metavar="SITE",
+    help="Use the quantities of this site.  [default: those without a site]",
+)
 @click.option("--steps", default="last", show_default=True, help="Steps of each run to use: last or all.")
 @click.option("--logarithm", is_flag=True, help="Fit the logarithm of both sides, for relative errors.")
 @click.option(
@@ -307,6 +320,7 @@ def fit(
         if name in begin:
             raise InputError(f"--start gives {name} twice")
         begin[name] = value
+    _name_damage(store.damaged_measurements())
     rows = [row for its in store.rows().values() for row in its if row.job == job]
     if not rows:
         known = sorted({its[0].job for its in store.rows().values()})

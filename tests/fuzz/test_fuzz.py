@@ -1,6 +1,7 @@
 """No input ends in a traceback, hangs or takes memory without bound: 2,000 seeded cases here, 22,000 with ``pytest -m fuzz``.
 
-A case is known by its driver and number: ``drivers.case("options", 954, folder)`` runs it alone.
+A case is known by its driver and number: ``drivers.case("options", 954, folder)`` runs it alone. ``DEPTHWIDTH_FUZZ_SEED=WORD``
+in the environment chooses other cases.
 """
 
 import json
@@ -11,19 +12,41 @@ pytest.importorskip("torch")
 
 import drivers
 
-FEW = {"configurations": 400, "options": 400, "archives": 300, "files_under_out": 300, "expressions": 400, "stored_files": 200}
-MANY = {
-    "configurations": 6000,
-    "options": 6000,
-    "archives": 2500,
-    "files_under_out": 2500,
-    "expressions": 3000,
-    "stored_files": 2000,
+FEW = {
+    "configurations": 300,
+    "options": 300,
+    "archives": 200,
+    "files_under_out": 200,
+    "expressions": 300,
+    "stored_files": 150,
+    "texts": 120,
+    "tables": 120,
+    "checkpoints": 100,
+    "pages": 80,
+    "pictures": 50,
+    "verifier": 80,
 }
+MANY = {
+    "configurations": 5000,
+    "options": 5000,
+    "archives": 2000,
+    "files_under_out": 2000,
+    "expressions": 2500,
+    "stored_files": 1500,
+    "texts": 900,
+    "tables": 1000,
+    "checkpoints": 600,
+    "pages": 500,
+    "pictures": 400,
+    "verifier": 600,
+}
+NEEDS = {"checkpoints": "safetensors", "pages": "jinja2"}
 
 
 def failures(driver, numbers, folder):
     """The cases that fail, each with its error."""
+    if driver in NEEDS:
+        pytest.importorskip(NEEDS[driver])
     found = {}
     for number in numbers:
         try:
@@ -62,6 +85,15 @@ def test_a_case_is_the_same_each_time(tmp_path, monkeypatch):
             drivers.case("options", number, tmp_path)
             drivers.case("expressions", number, tmp_path)
     assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+
+
+def test_another_seed_has_other_cases(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(drivers, "run", lambda *words: seen.append(words))
+    for seed in ("", "1", "2"):
+        monkeypatch.setattr(drivers, "SEED", seed)
+        drivers.case("options", 0, tmp_path)
+    assert len(set(seen)) == 3
 
 
 NOT_CLEAN = [

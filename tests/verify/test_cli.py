@@ -370,6 +370,24 @@ def test_a_damaged_plan_is_named_by_the_report(invoke, done, limited):
     assert "Left out: limited.tiny.json: it is not JSON" in result.error
 
 
+READERS = [
+    ("status", "--json"),
+    ("report",),
+    ("report", "--json"),
+    ("fit", "walk", "total = a", "--start", "a=1", "--errors", "curvature"),
+]
+
+
+@pytest.mark.parametrize("harmed", ["rows/*.csv", "plans/*.json"])
+def test_what_a_command_leaves_out_is_named(invoke, done, harmed):
+    """Damaged rows are missing from a verdict and from a fit, and a damaged plan from the list of plans: not in silence."""
+    assert all("Left out" not in invoke("verify", *words, "--out", done).error for words in READERS)
+    path = sorted(done.glob(harmed))[0]
+    path.write_bytes(path.read_bytes()[:100])
+    for words in READERS:
+        assert invoke("verify", *words, "--out", done).error.startswith(f"Left out: {path.name}: "), words
+
+
 def test_rows_go_to_another_machine_and_come_back(invoke, done, tmp_path):
     archive, other = tmp_path / "rows.zip", tmp_path / "other"
     assert invoke("verify", "export", archive, "--out", done).output.startswith("3 runs in")

@@ -157,18 +157,18 @@ class Store:
                     return rows
         return None
 
-    def damaged_plans(self) -> list[Damage]:
-        """Damaged plans."""
-        return [_damaged_plan(path, plan) for path, plan in self._plan_files() if isinstance(plan, str)]
-
-    def damaged(self) -> list[Damage]:
-        """Damaged files: rows and plans that do not match their digest, and records that do not follow their schema."""
+    def damaged_measurements(self) -> list[Damage]:
+        """Rows and plans that do not match their digest, or that do not follow their schema."""
         found = []
         for run, digest, path in self._files():
             rows = self._read(run, digest, path)
             if isinstance(rows, str):
                 found.append(Damage(path, rows, "its run counts as not done"))
-        return found + self.damaged_plans() + self._damaged_records()
+        return found + [_damaged_plan(path, plan) for path, plan in self._plan_files() if isinstance(plan, str)]
+
+    def damaged(self) -> list[Damage]:
+        """Damaged files: rows, plans, and records that do not follow their schema."""
+        return self.damaged_measurements() + self._damaged_records()
 
     def _damaged_records(self) -> list[Damage]:
         found = [
