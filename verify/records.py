@@ -28,7 +28,9 @@ JobName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 """A moment or a duration: at most 30,000 years."""
-Labels = dict[str, bool | int | float | str | None]
+MOST_LABELS = 100
+"""Labels of a run or a row; the library's jobs have at most eight. As objects they take ten times the memory of their text."""
+Labels = Annotated[dict[str, bool | int | float | str | None], Meta(max_length=MOST_LABELS)]
 """A few plain values by name."""
 
 

@@ -22,6 +22,10 @@ MOST_ROWS = 200_000
 """Rows in one file. The largest run of the library's jobs has a tenth of it."""
 
 
+MOST_LABEL_VALUES = 1_000_000
+"""Values of different labels in one file; rows with equal labels share them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One measured number. ``data/README.md`` and ``docs/verify.md`` describe the columns.
@@ -151,6 +155,7 @@ def rows_from_csv(data: bytes, where: str = "rows") -> list[Row]:
         if the bytes are not such a file; the sentence names the fault and its line.
     """
     rows: list[Row] = []
+    values = 0
     same: dict[str, str] = {}  # equal texts are one object: most columns repeat
     try:
         # Decoded and read line by line, so that a file that is not a table needs no more memory than its bytes.
@@ -162,7 +167,11 @@ def rows_from_csv(data: bytes, where: str = "rows") -> list[Row]:
                 raise InputError(f"{where} holds more than {MOST_ROWS:,} rows")
             if len(line) != len(COLUMNS):
                 raise InputError(f"{where}, line {number}: {len(line)} cells for {len(COLUMNS)} columns")
-            rows.append(_row([same.setdefault(cell, cell) for cell in line], f"{where}, line {number}"))
+            row = _row([same.setdefault(cell, cell) for cell in line], f"{where}, line {number}")
+            values += len(row.labels) if not rows or row.labels is not rows[-1].labels else 0
+            if values > MOST_LABEL_VALUES:
+                raise InputError(f"{where} holds more than {MOST_LABEL_VALUES:,} values of labels")
+            rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{where} is not a table: {error}") from None
     if not rows:

@@ -33,6 +33,8 @@ MOST_BYTES = 512 * 2**20
 """Bytes of a table that is read."""
 MOST_ROWS = 2_000_000
 """Rows of a table that is read."""
+LEAST = 1e-60
+"""Least value of a positive quantity; the inverse is the largest. Products of a few of them stay numbers."""
 THINNED = 4_000
 """Rows that are fitted; of more, rows of each model are left out evenly."""
 
@@ -193,10 +195,15 @@ def _assemble(
         empty = [known[role] for role, column in columns.items() if not np.isfinite(column).all()]
         notes.append(f"{np.sum(~finite):,} of {len(frame):,} rows have no finite number in {', '.join(empty)} and are left out")
     for role, column in columns.items():
-        wrong = finite & (column <= 0)
-        if role in POSITIVE and wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise InputError(f"fit: {role} is {column[row]:g} in row {row + 1} of {known[role]}; it must be above 0")
+        if role not in POSITIVE:
+            continue
+        for wrong, expected in (
+            (column <= 0, "above 0"),
+            ((column < LEAST) | (column > 1 / LEAST), f"from {LEAST:g} to {1 / LEAST:g}"),
+        ):
+            if (wrong & finite).any():
+                row = int(np.flatnonzero(wrong & finite)[0])
+                raise InputError(f"fit: {role} is {column[row]:g} in row {row + 1} of {known[role]}; it must be {expected}")
     if not finite.any():
         raise InputError("fit: no row has a finite number in every column")
     if which is None:

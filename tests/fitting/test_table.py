@@ -110,6 +110,8 @@ def changed(**values):
     [
         (changed(val_loss=-1.0), "loss is -1 in row 1 of val_loss; it must be above 0"),
         (changed(d_model=0), "width is 0 in row 1"),
+        (changed(n_layers=1e-308), r"depth is 1e-308 in row 1 of n_layers; it must be from 1e-60 to 1e\+60"),
+        (changed(tokens=1e200), r"tokens is 1e\+200 in row 1 of tokens; it must be from 1e-60"),
         (changed(val_loss="low"), "column 'val_loss' holds 'low' in row 1, which is not a number"),
         ([{**row, "val_loss": math.nan} for row in rows()], "no row has a finite number"),
         ([{k: v for k, v in row.items() if k != "n_layers"} for row in rows()], "the table has no depth; name the column"),

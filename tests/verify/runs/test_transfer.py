@@ -53,6 +53,25 @@ def test_a_run_of_too_many_rows_is_damage(tmp_path, monkeypatch):
     assert "holds more than 100 rows" in found.damaged[0]
 
 
+@pytest.mark.parametrize(
+    ("names", "lines", "sentence"),
+    [
+        (101, 1, "labels must be an object of plain values"),
+        (50, 41, "holds more than 2,000 values of labels"),
+        (50, 40, ""),
+    ],
+)
+def test_countless_labels_are_damage(tmp_path, monkeypatch, names, lines, sentence):
+    """A label takes ten times the memory of its text: 20 MB of them took 1.1 GB."""
+    monkeypatch.setattr("verify.rows.MOST_LABEL_VALUES", 2000)
+    data = ",".join(COLUMNS).encode() + b"\n"
+    for line in range(lines):
+        labels = ",".join(f'""{name}"":{line}' for name in range(names)).encode()
+        data += SHORTEST.replace(b"{}", b'"{' + labels + b'}"').replace(b",,,,,,1,", b",%s,,,,,1," % RUN.encode())
+    found = import_rows(Store(tmp_path / "runs").open(), archive(tmp_path / "a.zip", **rows_file(data)))
+    assert (found.new, sentence in " ".join(found.damaged)) == (int(not sentence), True), found
+
+
 @pytest.mark.parametrize("value", [b"[]", b'""', b"{}", b"1"])
 def test_a_plan_of_countless_values_is_damage(tmp_path, monkeypatch, value):
     monkeypatch.setattr("depthwidth.files.MOST_VALUES", 1000)
