@@ -10,7 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
+import data_drivers
 import drivers
+import page_drivers
+
+assert len(drivers.DRIVERS) == 12, (data_drivers, page_drivers)
 
 FEW = {
     "configurations": 300,
