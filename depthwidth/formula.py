@@ -17,6 +17,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeAlias
 
 from .display import Overview, with_overview
@@ -294,10 +295,13 @@ class _Checks:
                 raise InputError(f"{self.name}: these shapes do not broadcast: {listed}")
 
     def _in_floating_point(self, parameter: Parameter, value: Any) -> Any:
-        """Integer arrays and tensors as doubles: those of 8, 32 and 64 bits overflow without a word in products of sizes."""
+        """Arrays and tensors of integers and half precision as doubles: products of sizes overflow in them without a word.
+
+        So are longer numbers than doubles, for which SciPy has no functions.
+        """
         if not _is_real(value.dtype):
             raise InputError(f"{self.name}: {parameter.name} holds {value.dtype} values, not real numbers")
-        if _is_floating(value.dtype):
+        if _is_floating(value.dtype) and value.dtype.itemsize in (4, 8):
             return value
         return value.astype(float) if hasattr(value.dtype, "kind") else value.double()
 
@@ -507,6 +511,8 @@ class Formula(_Claim, _Checks, _Symbolic):
             values.append(self._in_domain(parameter, value))
         if any(hasattr(value, "dtype") for value in values):
             self._require_shapes_that_broadcast(values)
+        if Fraction in map(type, values) and not is_symbolic(*values):  # beside symbols it stays exact
+            values = [float(value) if type(value) is Fraction else value for value in values]
         return values
 
     def _in_domain(self, parameter: Parameter, value: Any) -> Any:
@@ -514,10 +520,10 @@ class Formula(_Claim, _Checks, _Symbolic):
             if not parameter.domain.contains(value):
                 raise self._outside(parameter, value)
             return value
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and library_of(value) == "math"):
             import numpy
 
-            value = numpy.asarray(value)
+            value = numpy.asarray(value)  # columns of tables too, whose library is none of those that formulas know
         if hasattr(value, "free_symbols"):
             self._require_symbol(parameter, value)
             return value

@@ -6,6 +6,7 @@ of the arguments, so that no library is imported which the caller does not use a
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
 import sys
@@ -54,8 +55,13 @@ def _lookup(library: str, name: str) -> Callable[..., Any]:
         import scipy.special
 
         return getattr(scipy.special, _SCIPY[name])  # type: ignore[no-any-return]
-    module = math if library == "math" else sys.modules[library]
+    module = math if library == "math" else _loaded(library)
     return getattr(module, _NAMES.get(library, {}).get(name, name))  # type: ignore[no-any-return]
+
+
+def _loaded(library: str) -> Any:
+    """The module of a library; only SymPy may not be imported yet, as constants take their digits from it."""
+    return sys.modules.get(library) or importlib.import_module(library)
 
 
 sqrt = _function("sqrt")
@@ -272,6 +278,6 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
     setattr(Constant, f"__r{_name}__", _lifted(_operation, f"__r{_name}__", reflected=True))
 
 
-pi = Constant(math.pi, lambda: sys.modules["sympy"].pi)
-e = Constant(math.e, lambda: sys.modules["sympy"].E)
-euler_gamma = Constant(0.57721566490153286, lambda: sys.modules["sympy"].EulerGamma)
+pi = Constant(math.pi, lambda: _loaded("sympy").pi)
+e = Constant(math.e, lambda: _loaded("sympy").E)
+euler_gamma = Constant(0.57721566490153286, lambda: _loaded("sympy").EulerGamma)

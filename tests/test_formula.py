@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import mpmath
 import numpy as np
+import pandas
 import pytest
 import sympy
 from helpers import one_quick_in
@@ -191,6 +192,73 @@ def test_integers_do_not_overflow(f, rng):
         for name, v in values.items()
     }
     assert np.asarray(f(**tensors), dtype=float) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+HALF = {"float16": lambda x: np.array([x], np.float16), "bfloat16": lambda x: _tensor(x, "bfloat16")}
+OTHER = {"Fraction": Fraction, "Decimal": Decimal, "longdouble": lambda x: np.array([x], np.longdouble),
+         "nested list": lambda x: [[x], [x]], "column": lambda x: pandas.Series([x, x]),
+         "mpmath": mpmath.mpf}  # fmt: skip
+
+
+def _tensor(value, dtype):
+    import torch
+
+    return torch.tensor([value], dtype=getattr(torch, dtype))
+
+
+def as_doubles(values):
+    return np.asarray(values.double() if hasattr(values, "double") else values, dtype=float)
+
+
+@one_quick_in(8, "f", ALL, first=4, ids=by_name)
+def test_numbers_of_other_kinds(f, rng):
+    """Fractions, decimals, lists and columns of tables are their values; half precision rounds arguments, and nothing else."""
+    values = draw(f, rng)
+    expected = float(f(**values))
+    for kind, convert in OTHER.items():
+        found = as_doubles(f(**{name: convert(v) for name, v in values.items()}))
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12), kind
+    pytest.importorskip("torch")
+    for kind, convert in HALF.items():
+        given = {
+            name: convert(v) if abs(v) < 6e4 and not f.parameters[name].domain.integer else v for name, v in values.items()
+        }
+        rounded = {name: float(v[0]) if hasattr(v, "dtype") else v for name, v in given.items()}
+        try:
+            expected = float(f(**rounded))
+        except InputError:
+            continue  # the rounded values lie outside the formula's regime
+        assert as_doubles(f(**given)) == pytest.approx(expected, rel=1e-9, abs=1e-12), kind
+
+
+def test_a_product_of_sizes_does_not_overflow_in_half_precision():
+    """Width 2,400 times a feed-forward width of 2,300 is beyond float16, whose largest number is 65,504."""
+    flops = find_formula("wider_memory_flops")
+    assert flops(np.array([2400], np.float16), 2300, 2).item() == flops(2400, 2300, 2)
+    with np.errstate(over="ignore"):  # the control: the body alone overflows
+        assert np.isinf(flops.body(np.array([2400], np.float16), 2300, 2)).all()
+
+
+def test_fractions_beside_symbols_stay_exact():
+    x = sympy.Symbol("x", positive=True)
+    assert scaled(x, Fraction(1, 3)) == x / 3
+
+
+def test_constants_beside_mpmath_numbers_need_no_import_of_sympy(in_fresh_python):
+    code = (
+        "import sys, mpmath\n"
+        "from depthwidth.formulas import gaussian\n"
+        "assert 'sympy' not in sys.modules\n"
+        "mpmath.mp.dps = 30\n"
+        "print(gaussian.relu_pair_moment(mpmath.mpf(1), mpmath.mpf(1), mpmath.mpf(0)))"
+    )
+    assert in_fresh_python(code).strip() == mpmath_text(30)
+
+
+def mpmath_text(digits):
+    """1/(2 pi), the moment of two independent inputs."""
+    with mpmath.workdps(digits):
+        return str(1 / (2 * mpmath.pi))
 
 
 def test_wide_models_of_integer_arrays_are_counted():
