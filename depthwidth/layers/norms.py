@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import signal
 from ..checks import check_whole
-from ..formulas.moments import norm_moment
+from ..formulas.moments import least_correlation, norm_moment
 from ..values import once
 from .base import Layer, Run, component, share
 from .tensor import ZEROS, Constant, Tensor
@@ -60,7 +60,10 @@ class Norm(Layer):
         size, pair_size = x.second_moment + self.eps, x.pair_second_moment + self.eps
         spread, scale = signal.norm_spread(x, self.width, self.centred), norm_moment.body
         factor = 1.0 if spread is None else spread.of_covariance()
-        y = site.record(x.of(scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factor)))
+        second, pair = scale(x.second_moment, size, gain), scale(x.covariance, pair_size, gain, factor)
+        if isinstance(pair, float) and pair < 0:  # of first order in 1/width: beyond what tokens near the least can have
+            pair = max(pair, second * least_correlation.body(max(site.trace.length, 2)))
+        y = site.record(x.of(second, pair))
 
         @once  # a norm passes several gradients, and many norms none
         def gradient_gains() -> tuple[Number, Number]:

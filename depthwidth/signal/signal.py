@@ -88,8 +88,11 @@ class Signal(NamedTuple):
 
     @property
     def deviation(self) -> Number:
-        """Relative standard deviation over draws of the weights of the second moment, averaged over a long sequence."""
-        return math.nan if self.spread is None else self.spread.second_moments**0.5 / self.second_moment
+        """Relative standard deviation over draws of the weights of the second moment, averaged over a long sequence.
+
+        It is 0 if sizes of two tokens vary against each other, as those of tokens that repel can.
+        """
+        return math.nan if self.spread is None else _not_negative(self.spread.second_moments) ** 0.5 / self.second_moment
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> Signal:
         """A signal at the same positions with these moments."""
@@ -199,8 +202,7 @@ class TokenSignal(_TokenMoments):
 
     @cached_property
     def _deviation(self) -> Number:
-        shared = self.positions.pair_mean(self.spread.second_moments)  # type: ignore[union-attr]
-        shared = max(0.0, shared) if isinstance(shared, float) else shared.clip(0.0)
+        shared = _not_negative(self.positions.pair_mean(self.spread.second_moments))  # type: ignore[union-attr]
         deviation: Number = shared**0.5 / self.positions.mean(self.second_moment)
         return deviation
 
@@ -321,6 +323,10 @@ class Spread(NamedTuple):
         ratio = (self.covariances - r * self.third_token) - r * (self.third_token - r * others)
         zero, pairs = 0.0 * after.second_moment, 0.0 * after.covariance
         return Spread(zero, pairs, pairs, pairs, ratio * (after.pair_second_moment / size) ** 2)
+
+
+def _not_negative(variance: Number) -> Number:
+    return max(0.0, variance) if isinstance(variance, float) else variance.clip(0.0)
 
 
 def _after_dropout(x: AnySignal, rate: float) -> Any:

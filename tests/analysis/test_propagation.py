@@ -484,6 +484,22 @@ def test_the_least_moments_that_tokens_have_are_not_refused():
         assert (frame.correlation >= -1 / 3 - 1e-9).all()
 
 
+@pytest.mark.parametrize("placement", ["pre", "post", "output", "sandwich"])
+@one_quick_in(4, ("kind", "length", "correlation"), [
+    ("encoder", 16, -0.05), ("encoder", 16, -0.01), ("encoder", 2, -1.0), ("encoder", 3, -0.499), ("decoder", 16, -0.05),
+    ("decoder", 16, -0.01), ("decoder", 2, -1.0), ("decoder", 3, -0.499),
+])  # fmt: skip
+def test_tokens_that_repel_have_moments_wherever_norms_stand(kind, length, correlation, placement):
+    """The sizes of two such tokens may vary against each other, so that they share no spread."""
+    tree = Transformer(2, 32, 4, vocab=100, context=length, kind=kind, norm="rmsnorm", placement=placement, positions="none")
+    frame = propagate(tree, "xavier", variance=1.0, correlation=correlation, gradient=(1.0, correlation))
+    assert (frame.second_moment >= 0).all()
+    assert (frame.correlation >= -1 / (length - 1) - 1e-9).all()
+    spread = frame.spread[frame.site == f"{kind}.block.0"].dropna()
+    assert len(spread) == 1
+    assert spread.iloc[0] >= 0
+
+
 def test_a_gram_matrix_is_the_input_of_the_first_block():
     tree = Transformer(2, 64, 2, vocab=100, context=10, kind="encoder")
     gram = 0.3 + np.diag(np.linspace(0.5, 1.5, 10))
