@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 
 class AccuracyWarning(UserWarning):
-    """A formula was called outside the range for which it states its accuracy; its value may be far from the exact one."""
+    """A value may be far from the exact one: outside the range for which a formula, or a pass of moments, is good."""
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

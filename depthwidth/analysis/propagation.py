@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ..architecture import Transformer
 from ..checks import DEEPEST_TRACED, LONGEST_TRACED, check_whole
-from ..errors import InputError
+from ..errors import AccuracyWarning, InputError
 from ..formulas.moments import zipf_match_probability
 from ..initialization import Recipe, recipe
 from ..layers.stem import SEGMENT_MATCH
@@ -108,6 +109,11 @@ def propagate(
     InputError
         if a number is out of range, the scheme is unknown, or the tree holds a component whose moments are not known.
 
+    Warns
+    -----
+    AccuracyWarning
+        if scores of an attention vary by more than 64 nats^2, as which they are then treated.
+
     Notes
     -----
     Means are over weights and inputs. Tokens are exchangeable, all pairs of one token with the same correlation and all pairs
@@ -125,10 +131,43 @@ def propagate(
         finite_width=finite_width,
     )  # fmt: skip
     labels = columns.pop("labels", None)
+    if sentence := large_scores(tree, columns["site"] if labels is None else labels.site, columns["second_moment"]):
+        warnings.warn(sentence, AccuracyWarning, stacklevel=2)
     columns["site"] = columns["site"].copy() if labels is None else labels.text.copy()
     columns["layer"] = pandas.arrays.IntegerArray(columns["layer"].copy(), columns["layer"] < 0)
     columns["direction"] = pandas.Categorical.from_codes(columns["direction"], dtype=_direction_type())
     return pandas.DataFrame(columns, copy=False)  # no other reference to them exists
+
+
+def large_scores(tree: Transformer, sites: Any, second_moments: Any) -> str:
+    """The sentence on attention scores that vary more than the integrals of the softmax cover; empty if there are none.
+
+    Parameters
+    ----------
+    tree : the transformer.
+    sites, second_moments : the columns of a table of moments, as arrays or lists; only scores are looked at.
+    """
+    import numpy as np
+
+    from ..layers.attention_moments import LARGEST_SCORES, soft_variance
+
+    large = np.flatnonzero(np.asarray(second_moments) > LARGEST_SCORES).tolist()
+    beyond = {sites[row]: float(second_moments[row]) for row in large if sites[row].endswith(".scores")}
+    capped = {
+        name: next((one for repeat in stack.repeats if (one := repeat.block.as_attention) is not None), None)
+        for name, stack in tree.stacks.items()
+    }
+    found = {site: soft_variance(attention, variance) for site, variance in beyond.items()
+             if (attention := capped.get(site.partition(".")[0])) is not None}  # fmt: skip
+    found = {site: variance for site, variance in found.items() if variance > LARGEST_SCORES}
+    if not found:
+        return ""
+    first, worst = next(iter(found)), max(found.values())
+    limit = f"{LARGEST_SCORES:g}"
+    return (
+        f"attention scores vary by up to {worst:.3g} nats^2, beyond {limit} from {first} on, and are treated as varying by "
+        f"{limit}: gradients through them are too small"
+    )
 
 
 def moments_of(tree: Transformer, init: str | Recipe = "shipped", **given: Unpack[PropagationOptions]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from .plots import picture_asked, plot_options
 
 if TYPE_CHECKING:
     from ..analysis.propagation import TraceOptions
+    from ..architecture import Transformer
 
 
 @click.command()
@@ -116,7 +117,7 @@ def moments(
         others = {name: recipe_of(fields, name, norms=not no_norms)[1] for name in beside}
         moved = {name: moments_of(tree, other, lengths=batch, **given) for name, other in others.items()}
         picture.write("moments_figure", {scheme: rows} | moved)
-    emit(form, rows, rows, lambda: print_moments(rows, of_loss=gradient == "loss"))
+    emit(form, rows, rows, lambda: print_moments(tree, rows, of_loss=gradient == "loss"))
 
 
 def _gradient(kind: str | None, correlation: float | None) -> tuple[float, float] | str:
@@ -158,8 +159,10 @@ def print_attention(rows: list[Row]) -> None:
     )
 
 
-def print_moments(rows: list[Row], *, of_loss: bool) -> None:
+def print_moments(tree: Transformer, rows: list[Row], *, of_loss: bool) -> None:
     """Print the residual stream at a dozen depths; the gradient is that of the loss, or of unit second moment."""
+    from ..analysis.propagation import large_scores
+
     unit = "in nats^2 per feature" if of_loss else "relative to that at the output of the last norm"
     for stack in dict.fromkeys(row["site"].partition(".")[0] for row in rows if row["layer"] is not None):
         stream = {(row["layer"], row["direction"]): row for row in rows if row["site"] == f"{stack}.block.{row['layer']}"}
@@ -180,6 +183,8 @@ def print_moments(rows: list[Row], *, of_loss: bool) -> None:
         typical, factor = math.exp(-widest / 2), math.exp(math.sqrt(widest))
         say(f"Note: gradients differ between draws of the weights. The median is {typical:.2g} of the mean, and one draw in")
         say(f"three is more than {factor:.2g} times larger or smaller than the median.")
+    if warned := large_scores(tree, [row["site"] for row in rows], [row["second_moment"] for row in rows]):
+        say(f"Note: {warned}.")
 
 
 _WIDE = 0.1

@@ -32,11 +32,18 @@ _LARGE_SCORES, _LARGE_HEAD = 8.0, 64
 
 def capped_variance(attention: Any, scores: Number) -> Number:
     """Variance of the scores after the soft cap, at most :data:`LARGEST_SCORES`."""
-    if attention.softcap is not None:
-        from .activations import activation
-
-        scores = attention.softcap**2 * activation("tanh").second_moment(scores / attention.softcap**2)
+    scores = soft_variance(attention, scores)
     return min(scores, LARGEST_SCORES) if isinstance(scores, float) else scores.clip(None, LARGEST_SCORES)
+
+
+def soft_variance(attention: Any, scores: Number) -> Number:
+    """Variance of the scores after the soft cap, if there is one."""
+    if attention.softcap is None:
+        return scores
+    from .activations import activation
+
+    found: Number = attention.softcap**2 * activation("tanh").second_moment(scores / attention.softcap**2)
+    return found
 
 
 _NEGLIGIBLE_BIAS = 1e-6

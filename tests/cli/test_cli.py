@@ -171,6 +171,16 @@ def test_the_heading_of_moments_states_units(invoke, small):
 
 
 @pytest.mark.slow
+def test_moments_say_that_scores_are_beyond_the_theory(invoke, small, tmp_path):
+    fields = json.loads(small.read_text())
+    wide = tmp_path / "wide.json"
+    wide.write_text(json.dumps(fields | {"initializer_range": 2.0}))
+    sentence = "beyond 64 from decoder.block.0.attention.scores on, and are treated as varying by 64"
+    assert sentence in invoke("moments", wide).output
+    assert sentence not in invoke("moments", small).output
+    assert json.loads(invoke("moments", wide, "--json").output)
+
+
 def test_moments_start_from_the_loss_and_know_the_encoders_length(invoke, small, tmp_path):
     def printed(config, *arguments):
         return json.loads(invoke("moments", config, *arguments, "--json").output)
