@@ -11,19 +11,21 @@ the depth.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ..signal import LogVariance, Pullback, Record, TokenSignal, Trace, quotient
+from ..signal import BlockRecords, Pullback, TokenSignal, Trace, quotient
 
 Array = Any
 
 _NEGLIGIBLE = 3e-4
-"""Size of a term, relative to the gradient, at which a power series in a block's map ends; what follows is extrapolated."""
+"""Error of the extrapolation of a term, relative to the gradient, at which a power series in a block's map ends: the terms
+after it are extrapolated."""
 _TERMS = 24
 """Largest number of terms of such a series."""
-_MORE = 3
-"""Terms that are extrapolated."""
+_REST = 1e-7
+"""Size of an extrapolated term, relative to the gradient, at which extrapolation ends."""
 _FAR = 30.0
 """Largest mean increment of blocks, relative to the end that represents them, at which they act as powers of its map."""
 _STRONGEST = 1e6
@@ -37,8 +39,7 @@ class Sample(NamedTuple):
     size: float
     """Second moment of the stream at its input."""
     pull: Pullback
-    records: list[Record]
-    log_variances: list[LogVariance]
+    records: BlockRecords
 
 
 class Blocks(NamedTuple):
@@ -57,6 +58,13 @@ class Blocks(NamedTuple):
         """The power of the end's map that has the same first order."""
         return float(self.strengths @ self.exponents)
 
+    @property
+    def slopes(self) -> Array:
+        """The coefficients -sum s (-a)^m, for m from 1, of the derivative by ln x of the logarithm of all (1 + a x)^s."""
+        import numpy as np
+
+        return -self.exponents @ np.vander(-self.strengths, _TERMS + 1, increasing=True)[:, 1:]
+
 
 def share_gap(above: Sample, below: Sample, sizes: Array) -> tuple[Blocks, Blocks]:
     """The blocks of a gap between two evaluated blocks, shared between the upper and the lower one.
@@ -73,23 +81,18 @@ def share_gap(above: Sample, below: Sample, sizes: Array) -> tuple[Blocks, Block
 
 
 class _PowerSeries:
-    """The product of all (1 + a x)^s as a power series in x, whose coefficients are computed when they are first needed.
+    """A power series from 1 on, given the derivative of its logarithm by ln x; coefficients are computed when first needed."""
 
-    Its logarithm has the coefficients -sum s (-a)^m / m.
-    """
-
-    def __init__(self, blocks: Iterable[Blocks]) -> None:
-        self._powers = [(strengths, -exponents) for strengths, exponents in blocks]
-        self._logs, self._coefficients = [0.0], [1.0]
+    def __init__(self, slopes: Array) -> None:
+        self._slopes: list[float] = slopes.tolist()
+        self._coefficients = [1.0]
 
     def __getitem__(self, degree: int) -> float:
-        logs, coefficients = self._logs, self._coefficients
-        while len(coefficients) <= degree:
-            self._powers = [(strengths, -power * strengths) for strengths, power in self._powers]
-            logs.append(sum(float(power.sum()) for _, power in self._powers))
-            m = len(coefficients)
-            coefficients.append(sum(logs[k] * coefficients[m - k] for k in range(1, m + 1)) / m)
-        return coefficients[degree]
+        known = self._coefficients
+        while len(known) <= degree:
+            m = len(known)
+            known.append(sum(map(operator.mul, reversed(self._slopes[:m]), known)) / m)
+        return known[degree]
 
 
 class _Gradients:
@@ -117,9 +120,9 @@ class _Gradients:
         )
         return g.leaning_as(leaning[0]) if leaning else g
 
-    def pull(self, vector: Array) -> tuple[Array, list[Record]]:
+    def pull(self, vector: Array) -> tuple[Array, BlockRecords]:
         """The gradient before the block over the factor of its skip paths, and its records, given that after the block."""
-        with self._trace.divert() as (records, _):
+        with self._trace.divert() as records:
             back = self._pull(self.signal(vector))
         return self.over_skip(back), records
 
@@ -128,17 +131,19 @@ class _Gradients:
 
         If they add far more than this block does, each block acts once instead, as 1 + s a B.
         """
-        for blocks in gap:
-            count, each = blocks.total, blocks.strengths * blocks.exponents
-            whole = [min(1.0, count - step) for step in range(math.ceil(count))] if count <= _FAR * len(each) else each
-            for share in whole:
-                vector = vector + share * (self.pull(vector)[0] - vector)
+        with self._trace.silence():
+            for blocks in gap:
+                count, each = blocks.total, blocks.strengths * blocks.exponents
+                whole = [min(1.0, count - step) for step in range(math.ceil(count))] if count <= _FAR * len(each) else each
+                for share in whole:
+                    vector = vector + share * (self.pull(vector)[0] - vector)
         return vector
 
-    def sizes(self, vector: Array) -> tuple[float, float]:
-        """Second moment and covariance, averaged over positions."""
-        averages: tuple[float, float] = self.signal(vector).averages
-        return averages
+    def sizes(self, *vectors: Array) -> list[tuple[float, float]]:
+        """Second moment and covariance of each gradient, averaged over positions."""
+        like = self._like
+        n, half = like.second_moment.size, like.second_moment.size + like.covariance.size
+        return like.positions.averages_of([(v[:n], v[n:half].reshape(like.covariance.shape)) for v in vectors])
 
 
 def pass_skips(g: TokenSignal, factor: float) -> TokenSignal:
@@ -146,6 +151,8 @@ def pass_skips(g: TokenSignal, factor: float) -> TokenSignal:
 
     Its leaning takes the factor twice: a derivative by the second moment before them is `factor` times that by the one after.
     """
+    if factor == 1:  # in most networks
+        return g
     passed: TokenSignal = g.times(factor)
     return passed if passed.leaning is None else passed.leaning_as(passed.leaning.times(factor))
 
@@ -160,7 +167,7 @@ def _gradient_vector(g: TokenSignal) -> Array:
 
 def pull_near(
     g: TokenSignal, sample: Sample, above: Blocks | None, below: Blocks | None, skip: float, trace: Trace
-) -> tuple[TokenSignal, list[Record]]:
+) -> tuple[TokenSignal, BlockRecords]:
     """The gradient through an evaluated block and its shares of the gaps above and below it, and the records of that block.
 
     The product of the maps of all of these is a power series in B, with `skip` (1 + B) the block's own map. The gradient at the
@@ -170,61 +177,66 @@ def pull_near(
     """
     import numpy as np
 
-    with trace.divert() as (records, _):
+    with trace.divert() as records:
         back = sample.pull(g)
     if above is None and below is None:
         return back, records
     if g.leaning is None and back.leaning is not None:
         g = g.leaning_as(g.times(0.0))
     upper, lower = ([part] if part else [] for part in (above, below))
-    whole, before = _PowerSeries([*upper, Blocks(np.ones(1), np.ones(1)), *lower]), _PowerSeries(upper)
+    own, *slopes = (part.slopes for part in (Blocks(np.ones(1), np.ones(1)), *upper, *lower))
+    whole, before = _PowerSeries(sum(slopes, own)), _PowerSeries(slopes[0] if upper else 0.0 * own)
     count = sum(part.total for part in (*upper, *lower))
     space = _Gradients(g, sample, skip, trace)
 
-    def repeated() -> tuple[TokenSignal, list[Record]]:
+    def repeated() -> tuple[TokenSignal, BlockRecords]:
         after, records = space.pull(space.through(_gradient_vector(g), upper))
         return space.before_skip(space.through(after, lower)), records
 
     length = g.positions.length
     power, after = _gradient_vector(g), space.over_skip(back)
-    total, groups, (second, pair), largest = power, [records], g.averages, np.abs(power).max()
+    total, groups, (second, pair), largest, ratio = power, [records], g.averages, np.abs(power).max(), 0.0
     while True:
         earlier, (earlier_second, earlier_pair), earlier_largest = power, (second, pair), largest
         power = after - earlier
-        (second, pair), largest = space.sizes(power), np.abs(power).max()
         terms = len(groups)
         total = total + whole[terms] * power
-        size, covariance = space.sizes(total)
+        # The first term is not extrapolated, and counts whole.
+        (second, pair), (size, covariance), missed = space.sizes(power, total, power - ratio * earlier)
+        largest = np.abs(power).max()
         least = max(abs(covariance), abs(size) / length)
         # Patterns that a block takes out in one step may grow from term to term, below the averages.
         grows = terms > 1 and largest * count > (terms + 1) * earlier_largest
         if grows or terms >= _TERMS:
             return repeated()
-        small = abs(whole[terms]) * max(quotient(abs(second), abs(size)), quotient(abs(pair), least)) <= _NEGLIGIBLE
-        if small and (terms > 1 or above is None):
+        ratio = np.divide(power, earlier, out=np.zeros_like(power), where=earlier != 0).clip(-1.0, 1.0)
+        falls = min(1.0, quotient(largest, earlier_largest))
+        weight = max(abs(whole[terms]), abs(whole[terms + 1]) * falls)
+        error = weight * max(quotient(abs(missed[0]), abs(size)), quotient(abs(missed[1]), least))
+        if error <= _NEGLIGIBLE and (terms > 1 or above is None):
             break
         after, records = space.pull(power)
         groups.append(records)
+    ratios = [min(1.0, max(-1.0, quotient(a, b))) for a, b in ((second, earlier_second), (pair, earlier_pair))]
+    last = terms
     if terms > 1:
-        ratio = np.divide(power, earlier, out=np.zeros_like(power), where=earlier != 0).clip(-1.0, 1.0)
-        for degree in range(terms + 1, terms + 1 + _MORE):
-            power = power * ratio
-            total = total + whole[degree] * power
-    ratios = (min(1.0, max(-1.0, quotient(a, b))) for a, b in ((second, earlier_second), (pair, earlier_pair)))
-    records = _combine_records(groups, [before[degree] for degree in range(terms + 1)], *ratios)
+        left = quotient(largest, np.abs(total).max())
+        while abs(whole[last]) * left > _REST and last < _TERMS:
+            last, left, power = last + 1, left * falls, power * ratio
+            total = total + whole[last] * power
+    numbers = _combine_numbers([one.numbers for one in groups], [before[degree] for degree in range(last + 1)], *ratios)
     front = space.before_skip(total)
-    if front.second_moment.min() < -_NEGLIGIBLE * abs(size) or any(record.second_moment < 0 for record in records):
+    if front.second_moment.min() < -_NEGLIGIBLE * abs(size) or (numbers[0] < 0).any():
         return repeated()
-    return front, records
+    return front, records.with_numbers(numbers)
 
 
-def _combine_records(groups: list[list[Record]], weights: list[float], second: float, pair: float) -> list[Record]:
-    """The records of a sum of gradients with these weights, one more than there are; that one follows by the given ratios."""
-    *weights, last = weights
-    last_second, last_pair = last * second, last * pair
-    found = []
-    for group in zip(*groups, strict=True):
-        q = last_second * group[-1].second_moment + sum(w * each.second_moment for w, each in zip(weights, group, strict=True))
-        c = last_pair * group[-1].covariance + sum(w * each.covariance for w, each in zip(weights, group, strict=True))
-        found.append(group[0]._replace(second_moment=q, covariance=c))
-    return found
+def _combine_numbers(groups: list[Array], weights: list[float], second: float, pair: float) -> Array:
+    """The records of a sum of gradients with these weights, of which those after the last one follow by the given ratios."""
+    import numpy as np
+
+    known, combined = len(groups) - 1, groups[0].copy()
+    for row, ratio in enumerate((second, pair)):
+        last = sum(weight * ratio**power for power, weight in enumerate(weights[known:]))
+        combined[row] = np.array([*weights[:known], last]) @ [group[row] for group in groups]
+    return combined

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..numerics.interpolation import PlaneTable, Table, lagrange_weights, spline_values
@@ -513,9 +513,11 @@ class _Increments:
         """Sum of the increments of the blocks after `low` and before `high`."""
         import numpy as np
 
-        at, known = self._logs[low + 1 : high], [self._logs[layer] for layer, _ in self._known]
-        weights = (np.broadcast_to(weight, at.shape).sum() for weight in lagrange_weights(known, at))
-        return sum(weight * added for weight, (_, added) in zip(weights, self._known, strict=True))
+        if high - low == 1:
+            return 0.0
+        layers, increments = zip(*self._known, strict=True)
+        weights = np.array(lagrange_weights([self._logs[layer] for layer in layers], self._logs[low + 1 : high]))
+        return weights.sum(axis=1) @ np.array(increments)
 
 
 def _depth_variable(depth: int) -> Array:
@@ -547,7 +549,8 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
 
     def scaled(vector: Array, layer: int, to: int) -> Array:
         """A state at the input of block `layer`, as the skip paths alone would carry it to the input of block `to`."""
-        return vector * np.exp(powers * (grown[to] - grown[layer]))
+        growth = grown[to] - grown[layer]
+        return vector * np.exp(powers * growth) if growth else vector
 
     def at(vector: Array, layer: int) -> TokenSignal:
         y = _unflatten(x, vector)
@@ -557,7 +560,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
     steps, state, left, held, change = _Steps(), _flatten(x), _flatten(x), False, math.inf
     while True:
         trace.layer = layers.start + layer
-        with trace.divert() as (records, log_variances):
+        with trace.divert() as records:
             y, pull_block = block.moments(finite(at(state, layer), site.role), site)
         after = _flatten(y)
         increments.append(layer, scaled(after, layer + 1, 0) - scaled(state, layer, 0))
@@ -574,7 +577,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
             steps.grow(layer - before, error)
         else:
             steps.grow(0 if held else 1, None)
-        samples.append(Sample(layer, x.positions.mean(state[:count]), pull_block, records, log_variances))
+        samples.append(Sample(layer, x.positions.mean(state[:count]), pull_block, records))
         if layer == times - 1:
             break
         alone = scaled(state, layer, layer + 1)
@@ -601,7 +604,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
             if above is not None:
                 g = pass_skips(g, math.exp(grown[samples[k + 1].layer] - grown[sample.layer + 1]))
             g, records = pull_near(g, sample, above, below, math.exp(grown[sample.layer + 1] - grown[sample.layer]), trace)
-            pulled.append(sample._replace(records=records, log_variances=[]))
+            pulled.append(sample._replace(records=records))
             above = rest
         _record_all(trace, pulled, layers, last)
         return g
@@ -666,16 +669,11 @@ def _flatten(x: TokenSignal) -> Array:
 
 def _unflatten(like: TokenSignal, vector: Array) -> TokenSignal:
     """The signal of a vector from :func:`_flatten`."""
-    import numpy as np
-
-    n, square = len(like.second_moment), like.covariance.shape
-    pairs = like.covariance.size
-    sizes = np.cumsum([n, pairs, n, pairs, pairs, pairs])
-    q, c, *spread = np.split(vector, sizes[: 6 if like.spread else 1])
-    if not like.spread:
-        return like.of(q, c.reshape(square))
-    v, *shared = spread
-    return like.of(q, c.reshape(square), Spread(v, *(part.reshape(square) for part in shared)))
+    n, square, pairs = len(like.second_moment), like.covariance.shape, like.covariance.size
+    spread = None
+    if like.spread:
+        spread = Spread(vector[n + pairs : 2 * n + pairs], *vector[2 * n + pairs :].reshape(-1, *square))
+    return like.of(vector[:n], vector[n : n + pairs].reshape(square), spread)
 
 
 def _stream_sizes(samples: list[Sample], times: int) -> Array:
@@ -687,11 +685,6 @@ def _stream_sizes(samples: list[Sample], times: int) -> Array:
     return np.exp(spline_values(evaluated, logs, np.arange(times))[:, 0])
 
 
-def _positive(group: Iterable[Record]) -> bool:
-    """True if all second moments have a logarithm. A branch of factor 0 passes no gradient."""
-    return all(record.second_moment > 0 for record in group)
-
-
 def _record_all(trace: Trace, samples: list[Sample], layers: range, last: int) -> None:
     """Record every block: block `last` and those below it by interpolation between the evaluated ones, and all above it."""
     import numpy as np
@@ -701,31 +694,22 @@ def _record_all(trace: Trace, samples: list[Sample], layers: range, last: int) -
     every = _depth_variable(len(layers))
     logs = every[evaluated[ascending]]
 
-    columns: list[list[float]] = []
-    groups = list(zip(*(sample.records for sample in samples), strict=True))
-    for group in groups:
-        second = [record.second_moment for record in group]
-        columns += [
-            [math.log(value) for value in second] if _positive(group) else second,
-            [quotient(record.covariance, value) for record, value in zip(group, second, strict=True)],
-            [quotient(record.mean, math.sqrt(value)) for record, value in zip(group, second, strict=True)],
-            [record.spread for record in group],
-        ]
-    log_variances = list(zip(*(sample.log_variances for sample in samples), strict=True))
-    columns += [[float(value) for _, _, value in parts] for parts in log_variances]
-    if not columns:  # a user's block may record nothing
+    records = samples[0].records
+    second, pairs, means, spreads = np.array([sample.records.numbers for sample in samples]).transpose(1, 0, 2)
+    positive = (second > 0).all(axis=0)  # a branch of factor 0 passes no gradient, and has no logarithm
+    sizes = np.where(positive, np.log(np.where(positive, second, 1.0)), second)
+    shares = [[float(part.value) for part in sample.records.log_variances] for sample in samples]
+    known = np.hstack([sizes, quotient(pairs, second), quotient(means, np.sqrt(second)), spreads, shares])[ascending]
+    if not known.size:  # a user's block may record nothing
         return
-    known = np.array(columns).T[ascending]
     if len(known) < len(layers):
         inner = slice(0, len(known) - (len(layers) - 1 - last))
         known = np.concatenate([spline_values(logs[inner], known[inner], every[: last + 1]), known[inner.stop :]])
-    along = known.T
-    for number, group in enumerate(groups):
-        first = group[0]
-        size, shares, means, spread = along[4 * number : 4 * number + 4]
-        exact = np.exp(size) if _positive(group) else size.clip(0.0)
-        deviation = spread if math.isfinite(first.spread) else math.nan
-        record = Record(first.role, layers, first.direction, means * np.sqrt(exact), exact, shares * exact, deviation)
-        trace.records.append(record)
-    for parts, values in zip(log_variances, along[4 * len(groups) :], strict=True):
-        trace.log_variances.append(LogVariance(parts[0].role, layers, values))
+    along, count = known.T, len(records.sites)
+    for k, (role, direction) in enumerate(records.sites):
+        size, share, mean, spread = along[k : 4 * count : count]
+        exact = np.exp(size) if positive[k] else size.clip(0.0)
+        deviation = spread if math.isfinite(spread[0]) else math.nan
+        trace.records.append(Record(role, layers, direction, mean * np.sqrt(exact), exact, share * exact, deviation))
+    for part, values in zip(records.log_variances, along[4 * count :], strict=True):
+        trace.log_variances.append(LogVariance(part.role, layers, values))

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         finite,
         quotient,
     )
-    from .trace import LogVariance, Record, Scales, Site, Trace
+    from .trace import BlockRecords, LogVariance, Record, Scales, Site, Trace
 
 # File -> the public names that it defines. A file is loaded when one of its names is first used: components are counted
 # without any. The imports above repeat this for type checkers.
@@ -50,12 +50,13 @@ _FILES = {
         "norm_factors norm_spread pull_past_norms post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
     ),
     "signal": "AnySignal DrawSpread NormedOutput Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
-    "trace": "LogVariance Record Scales Site Trace",
+    "trace": "BlockRecords LogVariance Record Scales Site Trace",
 }
 _HOME = {name: file for file, names in _FILES.items() for name in names.split()}
 
 __all__ = [
     "AnySignal",
+    "BlockRecords",
     "DrawSpread",
     "LogVariance",
     "NormFactors",

@@ -130,6 +130,11 @@ class Signal(NamedTuple):
         """The same moments with this spread."""
         return Signal(self.second_moment, self.covariance, spread, None, self.offset)
 
+    @property
+    def first(self) -> Signal:
+        """The signal itself; see :class:`TokenSignal`."""
+        return self
+
     def of_first_token(self, values: Number) -> Number:
         """Values of tokens as values of the first token of each pair."""
         return values

@@ -14,6 +14,8 @@ from .signal import AnySignal, Number, Pullback, Signal, TokenSignal
 if TYPE_CHECKING:
     from .positions import Positions
 
+Array = Any
+
 
 class Record(NamedTuple):
     """The moments of one site in one direction; for a range of blocks, arrays over them."""
@@ -83,8 +85,8 @@ class Trace:
     families: dict[Any, TableFamily] = field(default_factory=dict)
     """The tables of this trace, see :meth:`family`"""
     log_variances: list[LogVariance] = field(default_factory=list)
-    _waiting: list[_Waiting] | None = field(default=None, init=False)
-    """Records whose averages are taken together, inside :meth:`divert`"""
+    _diverted: BlockRecords | None = field(default=None, init=False)
+    """The records of one block, inside :meth:`divert`"""
     silent: bool = False
     """True while nothing is recorded"""
     end: tuple[str, int] | None = None
@@ -122,36 +124,33 @@ class Trace:
             self.silent = before
 
     @contextmanager
-    def divert(self) -> Iterator[tuple[list[Record], list[LogVariance]]]:
-        """Record into two separate lists inside this context; the first is filled at its end."""
-        before = self.records, self.log_variances, self._waiting
-        self.records, self.log_variances, self._waiting = [], [], []
+    def divert(self) -> Iterator[BlockRecords]:
+        """Record one block apart inside this context; the numbers are averaged at its end."""
+        before = self._diverted
+        self._diverted = found = BlockRecords()
         try:
-            yield self.records, self.log_variances
-            self.records += _average_records(self._waiting)
+            yield found
+            found.average()
         finally:
-            self.records, self.log_variances, self._waiting = before
+            self._diverted = before
 
     def record(self, role: str, layer: int | range | None, direction: str, mean: Number, signal: AnySignal) -> None:
         """Record the moments of a site; of gradients that are side by side, those of the first."""
         if self.silent:
             return
-        if isinstance(signal, TokenSignal):
-            if signal.second_moment.ndim > 1:
-                signal = signal.first
-            if not isinstance(mean, float):
-                mean = signal.positions.mean(mean)
-        signal = signal.whole()
-        if self._waiting is not None:
-            self._waiting.append((role, layer, direction, mean, signal))
+        if self._diverted is not None:
+            self._diverted.waiting.append((role, direction, mean, signal))
             return
+        signal = signal.first.whole()
         second, pair = signal.averages
-        self.records.append(Record(role, layer, direction, mean, second, pair, signal.deviation))
+        self.records.append(Record(role, layer, direction, _mean_of(signal, mean), second, pair, signal.deviation))
 
     def record_log_variance(self, role: str, value: Number) -> None:
         """Record a residual's share of the variance of the log gradient at its input."""
-        if not self.silent and self.layer is not None:
-            self.log_variances.append(LogVariance(role, self.layer, value))
+        if self.silent or self.layer is None:
+            return
+        found = self.log_variances if self._diverted is None else self._diverted.log_variances
+        found.append(LogVariance(role, self.layer, value))
 
     def add_memory_gradient(self, gradient: AnySignal, layer: int | range | None) -> None:
         """Add the gradient of decoder block `layer`, or of each block of a range, with respect to the encoder's output."""
@@ -162,22 +161,46 @@ class Trace:
         self.memory_gradient = gradient if self.memory_gradient is None else self.memory_gradient.plus(gradient)
 
 
-_Waiting = tuple[str, Any, str, Number, AnySignal]
-"""A :class:`Record` before its averages: role, layer, direction, mean and signal"""
+class BlockRecords:
+    """The records of one block, with their numbers in one array: those of many blocks are interpolated together."""
+
+    sites: list[tuple[str, str]]
+    """Role and direction of each record"""
+    numbers: Array
+    """Second moment, covariance, mean and spread of each record, as in :class:`Record`; (4, records)"""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[str, str, Number, AnySignal]] = []
+        """Role, direction, mean and signal of each record before :meth:`average`"""
+        self.log_variances: list[LogVariance] = []
+
+    def average(self) -> None:
+        """Average the signals over positions, in one product if all have the same ones, and drop them."""
+        import numpy as np
+
+        signals = [signal.first.whole() for *_, signal in self.waiting]
+        shapes = {signal.covariance.shape if isinstance(signal, TokenSignal) else () for signal in signals}
+        if len(shapes) != 1 or () in shapes:
+            averages = [signal.averages for signal in signals]
+        else:
+            averages = signals[0].positions.averages_of([(signal.second_moment, signal.covariance) for signal in signals])
+        self.numbers = np.array([
+            (second, pair, _mean_of(signal, mean), signal.deviation)
+            for signal, (second, pair), (_, _, mean, _) in zip(signals, averages, self.waiting, strict=True)
+        ]).reshape(-1, 4).T  # fmt: skip
+        self.sites = [(role, direction) for role, direction, *_ in self.waiting]
+        self.waiting = []
+
+    def with_numbers(self, numbers: Array) -> BlockRecords:
+        """The same sites with other numbers, without shares of the log gradient."""
+        found = BlockRecords()
+        found.sites, found.numbers = self.sites, numbers
+        return found
 
 
-def _average_records(waiting: list[_Waiting]) -> list[Record]:
-    """The records; positions are averaged in one product, of signals at the same ones."""
-    signals = [signal for *_, signal in waiting]
-    shapes = {signal.covariance.shape if isinstance(signal, TokenSignal) else () for signal in signals}
-    if len(shapes) != 1 or () in shapes:
-        averages = [signal.averages for signal in signals]
-    else:
-        averages = signals[0].positions.averages_of([(signal.second_moment, signal.covariance) for signal in signals])
-    return [
-        Record(role, layer, direction, mean, second, pair, signal.deviation)
-        for (role, layer, direction, mean, signal), (second, pair) in zip(waiting, averages, strict=True)
-    ]
+def _mean_of(signal: AnySignal, mean: Number) -> Number:
+    """The mean of a site, averaged over positions."""
+    return signal.positions.mean(mean) if isinstance(signal, TokenSignal) and not isinstance(mean, float) else mean
 
 
 class Site:
