@@ -18,7 +18,7 @@ from ..initialization import Recipe, recipe
 from ..layers.stem import SEGMENT_MATCH
 from ..numerics.threads import one_thread
 from ..progress import announced
-from ..signal import AnySignal, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
+from ..signal import AnySignal, GradientStep, Pullback, Record, Signal, Site, Spread, TokenSignal, Trace, check_signal
 
 if TYPE_CHECKING:
     import pandas
@@ -573,53 +573,59 @@ def _evaluated_together(record: Record) -> tuple[int | range | None, str, str]:
     return record.layer, record.direction, record.role.partition(".")[0]
 
 
-_Shares = dict[str, dict[str, Any]]
-"""For each stack with norms after the sum, the share of each of its residuals in every block, in the order of the pass"""
+_Heat = dict[str, dict[str, Any]]
+"""For each stack with norms after the sum, the variance of the log gradient at the input of each of its residuals, in the order
+of the pass: an array over blocks"""
 
 
-def _log_variances(trace: Trace) -> _Shares:
+def _log_variances(trace: Trace) -> _Heat:
     import numpy as np
 
-    found: _Shares = {}
-    for role, layer, value in trace.log_variances:
+    steps: dict[str, dict[str, Any]] = {}
+    for role, layer, step in reversed(trace.gradient_steps):  # the pass goes backward
         layers = layer if isinstance(layer, range) else range(layer, layer + 1)
-        shares = found.setdefault(role.partition(".")[0], {})
-        each = shares.get(role, np.zeros(0))
-        if len(each) < layers.stop:
-            each = shares[role] = np.concatenate([each, np.zeros(layers.stop - len(each))])
-        each[layers.start : layers.stop] += value
+        parts = steps.setdefault(role.partition(".")[0], {}).setdefault(role, {})
+        rows = np.array([np.broadcast_to(number, len(layers)) for number in step]).T.tolist()
+        parts.update(zip(layers, (GradientStep(*row) for row in rows), strict=True))
+    return {stack: _variances_at_inputs(parts) for stack, parts in steps.items()}
+
+
+def _variances_at_inputs(parts: dict[str, dict[int, GradientStep]]) -> dict[str, Any]:
+    """The variances along a stack, from the steps of each residual at each block."""
+    import numpy as np
+
+    depth = 1 + max(layer for steps in parts.values() for layer in steps)
+    found = {role: np.zeros(depth) for role in parts}
+    spread = (0.0, 0.0, 0.0)
+    for layer in range(depth - 1, -1, -1):
+        for role in reversed(parts):
+            step = parts[role].get(layer)
+            if step is not None:
+                spread = step.advance(spread)
+            found[role][layer] = spread[0]
     return found
 
 
-def _log_variance(heat: _Shares, role: str, layers: Sequence[int | None]) -> Any:
-    """The variance of the log gradient at a site: the sum over all residuals between it and the stack's output."""
+def _log_variance(heat: _Heat, role: str, layers: Sequence[int | None]) -> Any:
+    """The variance of the log gradient at a site: that at the input of the first residual which follows."""
     import numpy as np
 
     stack, _, inside = role.partition(".")
     last = list(heat)[-1] if stack == "stem" else stack  # the stem's gradient is that of the last stack's input
-    shares = heat[last]
-    depth = max(len(each) for each in shares.values())
-    total = np.zeros(depth + 1)
-    for each in shares.values():
-        total[: len(each)] += each
-    above = total[::-1].cumsum()[::-1]
+    inputs = heat[last]
+    names = list(inputs)
+    front = inputs[names[0]]
     if stack == "stem" or inside == "input":
-        return above[0]
+        return front[0]
     if layers[0] is None:
         return 0.0
-    at = np.array(layers)
-    found = above[at + 1]
+    at, after = np.array(layers), np.append(front, 0.0)
     if "." not in inside:  # a block's output
-        return found
-    names = list(shares)
+        return after[at + 1]
     own = next((k for k, name in enumerate(names) if role == name or role.startswith(f"{name}.")), 0)
     # At a residual's output, and at that of its norm, which is the same, its own share is still to come.
     first = own + 1 if role in (names[own], f"{names[own]}.norm_stream") else own
-    for name in names[first:]:
-        each = np.zeros(depth)
-        each[: len(shares[name])] = shares[name]
-        found = found + each[at]
-    return found
+    return inputs[names[first]][at] if first < len(names) else after[at + 1]
 
 
 class _Labels:

@@ -698,7 +698,8 @@ def collapsed_share(
     Notes
     -----
     Measured in simulated stacks of 12 post-norm layers (96 to 384 draws, 32 tokens, d from 64 to 256, DeepScaleLM): with this
-    share the gradient's second moment is within 2 % of the mean, at standard errors of 0.9 to 1.7 %.
+    share the gradient's second moment is within 2 % of the mean, at standard errors of 0.9 to 1.7 %. The variance follows what
+    tokens share of their gradients instead: docs/derivations/post-norm.md, (N7).
 
     Examples
     --------

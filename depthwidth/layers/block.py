@@ -70,11 +70,9 @@ class Residual(Layer):
 
         @once  # the recursion along the depth needs no gradient
         def drift() -> signal.PostNormDrift:
-            return signal.post_norm_drift(x.times(skip**2), added, draw, self.width) if x.spread else signal.PostNormDrift(0.0)
+            return signal.post_norm_drift(x.times(skip**2), added, draw, self.width) if x.spread else signal.PostNormDrift()
 
         if self.norm_stream is not None:
-            if x.spread and not site.trace.silent:
-                site.trace.record_log_variance(site.role, drift().log_variance)
             y, pull_norm = self.norm_stream.moments(y, site.at("norm_stream"))
             y = y.spread_as(summed.spread and summed.spread.after_norm(summed, y))
         site.record(signal.finite(y, site.role))
@@ -88,11 +86,22 @@ class Residual(Layer):
             options = {"normed": self.normed, "several": self.branch.pulls_several}
             return y, site.record_gradient(signal.residual_pullback(self.read(x), paths, skip, site.trace, **options))
 
-        pull_stream = _pull_stream_norm(norm, summed, pull_norm, site.trace.ends_at(site.role))
+        layer, length, last = site.trace.layer, site.trace.length, site.trace.ends_at(site.role)
+        pull_stream = _pull_stream_norm(norm, summed, pull_norm, last)
+
+        def pull_parts(g: AnySignal) -> tuple[AnySignal, AnySignal]:
+            g = drift().at_norm(pull_stream(g))
+            return g, drift().path(g, pull_scaled)
 
         def pull(g: AnySignal) -> AnySignal:
-            g = drift().at_norm(pull_stream(g))
-            return signal.add_gradient(g, drift().path(g, pull_scaled), skip)
+            kept, through = pull_parts(g)
+            if x.spread and layer is not None and not site.trace.silent:
+                with site.trace.silence():
+                    units = [signal.add_gradient(*pull_parts(unit), skip).averages for unit in signal.unit_gradients(g)]
+                stream, back = (summed, added), (g, kept.times(skip**2), through)
+                step = signal.gradient_step(stream, back, units, draw, self.width, length, last)
+                site.trace.record_gradient_step(site.role, layer, step)
+            return signal.add_gradient(kept, through, skip)
 
         return y, site.record_gradient(pull)
 

@@ -228,7 +228,7 @@ def pull_near(
     front = space.before_skip(total)
     if front.second_moment.min() < -_NEGLIGIBLE * abs(size) or (numbers[0] < 0).any():
         return repeated()
-    return front, records.with_numbers(numbers)
+    return front, groups[0].with_numbers(numbers)
 
 
 def _combine_numbers(groups: list[Array], weights: list[float], second: float, pair: float) -> Array:

@@ -23,12 +23,13 @@ from ..numerics.recursion import linear_states, sampled_states
 from ..signal import (
     AnySignal,
     DrawSpread,
-    LogVariance,
+    GradientStep,
     Pullback,
     Record,
     Signal,
     Site,
     Spread,
+    StepRecord,
     TokenSignal,
     Trace,
     finite,
@@ -698,8 +699,8 @@ def _record_all(trace: Trace, samples: list[Sample], layers: range, last: int) -
     second, pairs, means, spreads = np.array([sample.records.numbers for sample in samples]).transpose(1, 0, 2)
     positive = (second > 0).all(axis=0)  # a branch of factor 0 passes no gradient, and has no logarithm
     sizes = np.where(positive, np.log(np.where(positive, second, 1.0)), second)
-    shares = [[float(part.value) for part in sample.records.log_variances] for sample in samples]
-    known = np.hstack([sizes, quotient(pairs, second), quotient(means, np.sqrt(second)), spreads, shares])[ascending]
+    steps = [[float(number) for part in sample.records.gradient_steps for number in part.step] for sample in samples]
+    known = np.hstack([sizes, quotient(pairs, second), quotient(means, np.sqrt(second)), spreads, steps])[ascending]
     if not known.size:  # a user's block may record nothing
         return
     if len(known) < len(layers):
@@ -711,5 +712,6 @@ def _record_all(trace: Trace, samples: list[Sample], layers: range, last: int) -
         exact = np.exp(size) if positive[k] else size.clip(0.0)
         deviation = spread if math.isfinite(spread[0]) else math.nan
         trace.records.append(Record(role, layers, direction, mean * np.sqrt(exact), exact, share * exact, deviation))
-    for part, values in zip(records.log_variances, along[4 * count :], strict=True):
-        trace.log_variances.append(LogVariance(part.role, layers, values))
+    numbers = along[4 * count :].reshape(-1, len(GradientStep._fields), len(layers))
+    for part, step in zip(records.gradient_steps, numbers, strict=True):
+        trace.gradient_steps.append(StepRecord(part.role, layers, GradientStep(*step)))

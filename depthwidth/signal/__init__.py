@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         advance,
         branch_spread,
         covariance_factor,
+        gradient_step,
         lean_on_norm,
         norm_factors,
         norm_spread,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         pull_post_norm,
         residual_pullback,
         scaled,
+        unit_gradients,
     )
     from .signal import (
         AnySignal,
@@ -40,17 +42,18 @@ if TYPE_CHECKING:
         finite,
         quotient,
     )
-    from .trace import BlockRecords, LogVariance, Record, Scales, Site, Trace
+    from .trace import BlockRecords, GradientStep, Record, Scales, Site, StepRecord, Trace
 
 # File -> the public names that it defines. A file is loaded when one of its names is first used: components are counted
 # without any. The imports above repeat this for type checkers.
 _FILES = {
     "residual": (
-        "NormFactors NormSpread PostNormDrift add_branch add_gradient advance branch_spread covariance_factor lean_on_norm "
-        "norm_factors norm_spread pull_past_norms post_norm_drift pull_branch_norm pull_post_norm residual_pullback scaled"
+        "NormFactors NormSpread PostNormDrift add_branch add_gradient advance branch_spread covariance_factor "
+        "gradient_step lean_on_norm norm_factors norm_spread pull_past_norms post_norm_drift pull_branch_norm pull_post_norm "
+        "residual_pullback scaled unit_gradients"
     ),
     "signal": "AnySignal DrawSpread NormedOutput Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
-    "trace": "BlockRecords LogVariance Record Scales Site Trace",
+    "trace": "BlockRecords GradientStep Record Scales Site StepRecord Trace",
 }
 _HOME = {name: file for file, names in _FILES.items() for name in names.split()}
 
@@ -58,7 +61,7 @@ __all__ = [
     "AnySignal",
     "BlockRecords",
     "DrawSpread",
-    "LogVariance",
+    "GradientStep",
     "NormFactors",
     "NormSpread",
     "NormedOutput",
@@ -71,6 +74,7 @@ __all__ = [
     "Signal",
     "Site",
     "Spread",
+    "StepRecord",
     "TokenSignal",
     "Trace",
     "add_branch",
@@ -80,6 +84,7 @@ __all__ = [
     "check_signal",
     "covariance_factor",
     "finite",
+    "gradient_step",
     "lean_on_norm",
     "norm_factors",
     "norm_spread",
@@ -90,6 +95,7 @@ __all__ = [
     "quotient",
     "residual_pullback",
     "scaled",
+    "unit_gradients",
 ]
 
 

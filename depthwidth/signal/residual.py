@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..formulas.depth import post_norm_log_drift, post_norm_log_variance
 from ..formulas.finite_width import (
-    collapsed_share,
     correlation_slope,
     norm_covariance_factor,
     norm_gradient_covariance_factor,
@@ -30,6 +29,7 @@ from ..formulas.finite_width import (
 from ..formulas.moments import residual_second_moment
 from ..values import once
 from .signal import AnySignal, DrawSpread, NormedOutput, Number, Pullback, Spread, TokenSignal, quotient
+from .trace import GradientStep
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -361,8 +361,6 @@ def add_branch(
 class PostNormDrift(NamedTuple):
     """Corrections of order 1/width to the way of a gradient back through a post-norm block, on top of its norm's."""
 
-    log_variance: Number
-    """Variance over draws of the logarithm of the block's factor"""
     own: Number = 0.0
     """Relative change of all that comes back, of a branch that acts on each token alone"""
     through: Number = 0.0
@@ -405,16 +403,112 @@ def post_norm_drift(kept: AnySignal, branch: AnySignal, draw: DrawSpread, width:
     variance = post_norm_log_variance.body(strength, width, draw.omega, draw.common)
     # The norm's 1 + v is half the variance as if size and gradient of the branch varied on their own.
     shared = (variance - post_norm_log_variance.body(strength, width, draw.omega)) / 2
-    log_variance = collapsed_share.body(correlation, variance)
     gain = quotient(draw.growth * draw.growth, draw.radial)
     total = post_norm_log_drift.body(strength, width, draw.along, draw.growth, gain)
     pair = 2 - correlation * correlation
     if draw.whole is None:
-        return PostNormDrift(log_variance, total + shared, pair=pair)
+        return PostNormDrift(total + shared, pair=pair)
     # The gradient's second moment is multiplied by q + a, of which a comes back through the branch.
     crossed = post_norm_log_drift.body(strength, width, 1.0, draw.growth, gain)
     through = quotient((total - crossed) * (1 + strength), strength)
-    return PostNormDrift(log_variance, 0.0, through, crossed * (q + a), pair)
+    return PostNormDrift(0.0, through, crossed * (q + a), pair)
+
+
+def gradient_step(
+    stream: tuple[AnySignal, AnySignal],
+    gradient: tuple[AnySignal, AnySignal, AnySignal],
+    units: Sequence[tuple[Number, Number]],
+    draw: DrawSpread,
+    width: int,
+    length: int,
+    last: Number,
+) -> GradientStep:
+    """The :class:`GradientStep` of a post-norm residual.
+
+    Parameters
+    ----------
+    stream : the sum that the norm divides, and the branch's output in it.
+    gradient : the gradient at the block's output; at its input the part that passed the skip path, and that through the branch.
+    units : second moment and covariance at the input of a gradient of second moment 1, and of one of covariance 1.
+    draw : the variation between draws of the branch's weights.
+    width : features of the stream.
+    length : tokens of a sequence.
+    last : 1 for the last block, whose gradient is that of Gaussian features, and 0 for every other.
+
+    Notes
+    -----
+    Derivation: docs/derivations/post-norm.md, (N7).
+    """
+    _, kept, through = gradient
+    (g, g_pair), (q, c), (b, b_pair) = (part.averages for part in gradient)
+    size = q + b
+    to_own, to_pair = units
+    scale = quotient(g, size)
+    matrix = scale * to_own[0], scale * to_pair[0], scale * to_own[1], scale * to_pair[1]
+    omega, few, inverse = draw.omega, max(length, 2), quotient(1.0, width * size * size)
+    own, apart = _size_covariances(kept, through, omega)
+    pairs = 4 * c * b_pair + omega * b_pair * b_pair
+    # Tokens with a larger gradient count more in the second moment than in the covariance.
+    larger = 1.0
+    if isinstance(kept, TokenSignal) and not kept.positions.of_kinds:
+        larger = min(max(quotient(apart, pairs), 1.0), length**2) ** 0.5
+    with_pair = 2 * (q * b_pair + c * b) + omega * b * b_pair
+    one_shared = q * b_pair + 2 * c * b_pair + c * b + omega / 2 * (b * b_pair + b_pair * b_pair)
+    two_shared = 2 * (q * b + c * b_pair) + omega / 2 * (b * b + b_pair * b_pair)
+    noise = (
+        inverse * _over_tokens(own, apart, length),
+        inverse * larger * (2 * with_pair + (few - 2) * pairs) / few,
+        inverse * (2 * two_shared + 4 * (few - 2) * one_shared + (few - 2) * (few - 3) * pairs) / (few * (few - 1)),
+    )
+    summed, (a, a_pair) = stream[0], stream[1].averages
+    alike, q = quotient(a_pair, a), summed.averages[0]
+    divided = quotient(_over_tokens(*_means_of_sizes(summed, kept.plus(through)), length), q * q)
+    shared = 2 * draw.common * quotient(a, q) * quotient(b, size) * _over_tokens(1.0, alike * alike, length)
+    divided = divided - shared / width
+    share = quotient(kept.averages[1] + b_pair, size)
+    step = GradientStep(*matrix, noise[0] + divided, noise[1] + divided * share, noise[2] + divided * share * share)
+    if isinstance(last, float) and last == 0:
+        return step
+    r = quotient(g_pair, g)
+    start = (
+        2 / width * _over_tokens(1.0, r * r, length),
+        2 / width * (2 * r + (few - 2) * r * r) / few,
+        (2 * (1 + r * r) + 4 * (few - 2) * (r + r * r) + 2 * (few - 2) * (few - 3) * r * r) / (width * few * (few - 1)),
+    )
+    moved = step._replace(noise=0.0, noise_of_both=0.0, noise_of_pairs=0.0).advance(start)
+    return GradientStep(*matrix, *(part + last * more for part, more in zip(step[4:], moved, strict=True)))
+
+
+def _size_covariances(kept: AnySignal, added: AnySignal, omega: Number) -> tuple[Number, Number]:
+    """Width times the variance of |kept + added|^2 per feature of one token, and its covariance for two, mean over tokens."""
+    own = added.second_moment * (4 * kept.second_moment + omega * added.second_moment)
+    pair = added.covariance * (4 * kept.covariance + omega * added.covariance)
+    return (kept.positions.mean(own), kept.positions.pair_mean(pair)) if isinstance(kept, TokenSignal) else (own, pair)
+
+
+def _means_of_sizes(x: AnySignal, weights: AnySignal) -> tuple[Number, Number]:
+    """Var(q_t) and Cov(q_t, q_t') of a stream, mean over tokens that count by their second moments in `weights`."""
+    own, pair = x.spread.second_moment, x.spread.second_moments
+    if not isinstance(x, TokenSignal):
+        return own, pair
+    share = weights.second_moment / weights.averages[0]
+    one, two = x.positions.pairs(share)
+    return x.positions.mean(share * share * own), x.positions.pair_mean(one * two * pair)
+
+
+def unit_gradients(g: AnySignal) -> tuple[Any, Any]:
+    """The gradient's second moments and its covariances alone, each over its mean; without covariances equal ones."""
+    q, c = g.averages
+    zero, pairs = 0.0 * g.second_moment, 0.0 * g.covariance
+    known = abs(c) > _NO_STRENGTH * q
+    if not isinstance(known, bool):
+        known = bool(known.all())
+    return g.of(quotient(g.second_moment, q), pairs), g.of(zero, g.covariance / c if known else pairs + 1.0)
+
+
+def _over_tokens(own: Number, pair: Number, length: int) -> Number:
+    """Mean over all pairs of tokens, each with itself included."""
+    return (own + (length - 1) * pair) / length
 
 
 def add_gradient(g: AnySignal, through_branch: AnySignal, skip: Number) -> Any:

@@ -86,7 +86,7 @@ class Turned(NamedTuple):
     def side_by_side(self) -> Turned:
         """The same in flat arrays, from those of shape (pairs or rows, blocks)."""
         *parts, split = self
-        return Turned(*(part.ravel() for part in parts), split * self.rows.shape[-1])
+        return Turned._make([*(part.ravel() for part in parts), split * self.rows.shape[-1]])
 
     def products(self, first: Array, second: Array) -> Array:
         """For two rows, the product of the parts that tokens do not share in values over that in scores."""

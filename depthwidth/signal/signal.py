@@ -86,13 +86,12 @@ class Signal(NamedTuple):
         """Second moment of a token and covariance of two, averaged over positions."""
         return self.second_moment, self.covariance
 
-    @property
-    def deviation(self) -> Number:
-        """Relative standard deviation over draws of the weights of the second moment, averaged over a long sequence.
+    def deviation(self, length: int) -> Number:
+        """Relative standard deviation over draws of the weights of the second moment, averaged over `length` tokens.
 
         It is 0 if sizes of two tokens vary against each other, as those of tokens that repel can.
         """
-        return math.nan if self.spread is None else _not_negative(self.spread.second_moments) ** 0.5 / self.second_moment
+        return math.nan if self.spread is None else _deviation(*self.spread[:2], self.second_moment, length)
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> Signal:
         """A signal at the same positions with these moments."""
@@ -200,16 +199,15 @@ class TokenSignal(_TokenMoments):
         """Second moment of a token and covariance of two different tokens, averaged over positions."""
         return self.positions.mean(self.second_moment), self.positions.pair_mean(self.covariance)
 
-    @property
-    def deviation(self) -> Number:
-        """As in :class:`Signal`."""
+    def deviation(self, length: int) -> Number:
+        """As of :class:`Signal`, at each position of so many."""
         return math.nan if self.spread is None else self._deviation  # most signals have no spread, and nothing to keep
 
     @cached_property
     def _deviation(self) -> Number:
-        shared = _not_negative(self.positions.pair_mean(self.spread.second_moments))  # type: ignore[union-attr]
-        deviation: Number = shared**0.5 / self.positions.mean(self.second_moment)
-        return deviation
+        own, pairs, *_ = self.spread  # type: ignore[misc]
+        mean, positions = self.positions.mean, self.positions
+        return _deviation(mean(own), positions.pair_mean(pairs), mean(self.second_moment), positions.length)
 
     def of(self, second_moment: Number, covariance: Number, spread: Spread | None = None) -> TokenSignal:
         """A signal at the same positions with these moments."""
@@ -275,6 +273,13 @@ class TokenSignal(_TokenMoments):
     def with_bias(self, variance: Number) -> TokenSignal:
         """The moments after the addition of a bias, which all tokens share."""
         return self.of(self.second_moment + variance, self.covariance + variance)
+
+
+def _deviation(own: Number, pairs: Number, size: Number, length: int) -> Number:
+    """Relative standard deviation of a mean over tokens, each of this variance, two of this covariance and all of this size."""
+    variance = (own + (length - 1) * pairs) / length
+    found: Number = _not_negative(variance) ** 0.5 / size
+    return found
 
 
 AnySignal = Any

@@ -29,16 +29,45 @@ class Record(NamedTuple):
     second_moment: Number
     covariance: Number
     spread: Number = math.nan
-    """Relative standard deviation of the second moment over draws of the weights"""
+    """Relative standard deviation over draws of the weights of the second moment, mean over the tokens of a sequence"""
 
 
-class LogVariance(NamedTuple):
-    """A residual's share of the variance over draws of the log gradient, for one block or a range of blocks."""
+class GradientStep(NamedTuple):
+    """One post-norm block's part in the spread over draws of the gradient's mean second moment and mean covariance.
+
+    Deviations are in units of the second moment. Those at the block's input are the first four numbers times those at its
+    output, and independent ones with the variances that follow.
+    """
+
+    own: Number
+    """Of the second moment by itself"""
+    own_by_pair: Number
+    pair_by_own: Number
+    pair: Number
+    noise: Number
+    """Variance of the second moment"""
+    noise_of_both: Number
+    """Its covariance with the mean covariance"""
+    noise_of_pairs: Number
+
+    def advance(self, spread: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
+        """Variance of the second moment, its covariance with the mean covariance, and the variance of that, at the input."""
+        v, x, z = spread
+        a, b, c, d, *noise = self
+        return (
+            a * a * v + 2 * a * b * x + b * b * z + noise[0],
+            a * c * v + (a * d + b * c) * x + b * d * z + noise[1],
+            c * c * v + 2 * c * d * x + d * d * z + noise[2],
+        )
+
+
+class StepRecord(NamedTuple):
+    """A residual's part in the spread over draws of the gradient, for one block or a range of blocks."""
 
     role: str
     """The residual's path without the block's number"""
     layer: int | range
-    value: Number
+    step: GradientStep
 
 
 class Scales(Protocol):
@@ -84,7 +113,7 @@ class Trace:
     records: list[Record] = field(default_factory=list)
     families: dict[Any, TableFamily] = field(default_factory=dict)
     """The tables of this trace, see :meth:`family`"""
-    log_variances: list[LogVariance] = field(default_factory=list)
+    gradient_steps: list[StepRecord] = field(default_factory=list)
     _diverted: BlockRecords | None = field(default=None, init=False)
     """The records of one block, inside :meth:`divert`"""
     silent: bool = False
@@ -130,7 +159,7 @@ class Trace:
         self._diverted = found = BlockRecords()
         try:
             yield found
-            found.average()
+            found.average(self.length)
         finally:
             self._diverted = before
 
@@ -143,14 +172,12 @@ class Trace:
             return
         signal = signal.first.whole()
         second, pair = signal.averages
-        self.records.append(Record(role, layer, direction, _mean_of(signal, mean), second, pair, signal.deviation))
+        self.records.append(Record(role, layer, direction, _mean_of(signal, mean), second, pair, signal.deviation(self.length)))
 
-    def record_log_variance(self, role: str, value: Number) -> None:
-        """Record a residual's share of the variance of the log gradient at its input."""
-        if self.silent or self.layer is None:
-            return
-        found = self.log_variances if self._diverted is None else self._diverted.log_variances
-        found.append(LogVariance(role, self.layer, value))
+    def record_gradient_step(self, role: str, layer: int | range, step: GradientStep) -> None:
+        """Record a residual's part in the spread over draws of the gradient at its input."""
+        found = self.gradient_steps if self._diverted is None else self._diverted.gradient_steps
+        found.append(StepRecord(role, layer, step))
 
     def add_memory_gradient(self, gradient: AnySignal, layer: int | range | None) -> None:
         """Add the gradient of decoder block `layer`, or of each block of a range, with respect to the encoder's output."""
@@ -172,10 +199,13 @@ class BlockRecords:
     def __init__(self) -> None:
         self.waiting: list[tuple[str, str, Number, AnySignal]] = []
         """Role, direction, mean and signal of each record before :meth:`average`"""
-        self.log_variances: list[LogVariance] = []
+        self.gradient_steps: list[StepRecord] = []
 
-    def average(self) -> None:
-        """Average the signals over positions, in one product if all have the same ones, and drop them."""
+    def average(self, length: int) -> None:
+        """Average the signals over positions, in one product if all have the same ones, and drop them.
+
+        `length` is that of a sequence.
+        """
         import numpy as np
 
         signals = [signal.first.whole() for *_, signal in self.waiting]
@@ -185,16 +215,16 @@ class BlockRecords:
         else:
             averages = signals[0].positions.averages_of([(signal.second_moment, signal.covariance) for signal in signals])
         self.numbers = np.array([
-            (second, pair, _mean_of(signal, mean), signal.deviation)
+            (second, pair, _mean_of(signal, mean), signal.deviation(length))
             for signal, (second, pair), (_, _, mean, _) in zip(signals, averages, self.waiting, strict=True)
         ]).reshape(-1, 4).T  # fmt: skip
         self.sites = [(role, direction) for role, direction, *_ in self.waiting]
         self.waiting = []
 
     def with_numbers(self, numbers: Array) -> BlockRecords:
-        """The same sites with other numbers, without shares of the log gradient."""
+        """The same sites with other numbers."""
         found = BlockRecords()
-        found.sites, found.numbers = self.sites, numbers
+        found.sites, found.numbers, found.gradient_steps = self.sites, numbers, self.gradient_steps
         return found
 
 

@@ -569,17 +569,17 @@ def test_the_drift_of_a_post_norm_residual_is_that_of_the_scaled_stream(skip):
     layer = Residual(branch, norm_stream=RMSNorm(d, eps=0.0))
     given = Given(skip=skip, branch=0.5, up_weight=1 / d, down_weight=1 / (ratio * d))
     site = start(given)
-    site.trace.layer = 0
+    site.trace.layer, site.trace.length = 0, 1
     x = gaussian(1.0, 1.0, d)
     _, pull = layer.moments(x, site)
     a = 0.25 / skip**2
-    ((_, _, variance),) = site.trace.log_variances
-    assert variance == pytest.approx(2 * (4 * a + 2.5 * a * a) / ((1 + a) ** 2 * d), rel=1e-9)
     size = skip**2 + 0.25
     v = (2 * size**2 + 0.25 * (4 * skip**2 + 2.5 * 0.25)) / d / size**2  # the branch grows with what it reads
     drift = -(2 * a + 1.25 * a * a) / ((1 + a) ** 2 * d)
     expected = (1 + v + v * v) * (1 + drift)
     assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx(expected, rel=1e-9)
+    ((_, _, step),) = site.trace.gradient_steps  # of a single token: the sizes of its stream and of its gradient
+    assert step.noise == pytest.approx((4 * a + 2.5 * a * a) / ((1 + a) ** 2 * d) + v, rel=1e-9)
 
 
 def test_the_mean_of_a_post_norm_gradient_counts_what_size_and_gradient_share():
@@ -587,11 +587,12 @@ def test_the_mean_of_a_post_norm_gradient_counts_what_size_and_gradient_share():
     d, ratio, a = 16, 4, 0.25
     layer = Residual(FeedForward(d, ratio * d, activation="relu", bias=False), norm_stream=RMSNorm(d, eps=0.0))
     site = start(Given(branch=0.5, up_weight=1 / d, down_weight=2 / (ratio * d)))
-    site.trace.layer = 0
+    site.trace.layer, site.trace.length = 0, 1
     _, pull = layer.moments(gaussian(1.0, 1.0, d), site)
-    ((_, _, variance),) = site.trace.log_variances
-    assert variance == pytest.approx(2 * (4 * a + (3.25 - 0.25) * a * a) / ((1 + a) ** 2 * d), rel=1e-5)
     v = (2 * (1 + a) ** 2 + a * (4 + 3.25 * a)) / d / (1 + a) ** 2  # the branch grows with what it reads
+    pull(Signal(1.0, 0.0))
+    ((_, _, step),) = site.trace.gradient_steps
+    assert step.noise == pytest.approx((4 * a + (3.25 - 2 * 0.25) * a * a) / ((1 + a) ** 2 * d) + v, rel=1e-5)
     drift = -(2 * a + (1.5 + 0.25) * a * a) / ((1 + a) ** 2 * d)
     assert pull(Signal(1.0, 0.0)).second_moment == pytest.approx((1 + v + v * v) * (1 + drift), rel=1e-5)
     # The last norm of a stack meets a gradient that may have a component along its output, which it takes off.

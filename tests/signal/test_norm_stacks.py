@@ -118,6 +118,33 @@ def test_sinusoidal_positions_before_layer_norms(choices, monkeypatch):
     assert before[1] < front.mean() - 4 * errors[1]
 
 
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_the_logarithm_of_a_post_norm_gradient(kind, monkeypatch):
+    """Below the top tokens share little of their gradients; the more they do further down, the more draws differ."""
+    draws = 2000
+    tree = Transformer(
+        4, 32, 2, vocab=100, context=16, kind=kind, norm="rmsnorm", activation="relu", bias=False, positions="none",
+        placement="post",
+    )  # fmt: skip
+    made, name = recipe(tree, "xavier"), tree.stack_name
+    sites = [f"{name}.input", *(f"{name}.block.{layer}" for layer in range(3))]
+    parts = [simulate(tree, made, 0.9, 200, seed)[1][:4, 0] for seed in range(draws // 200)]
+    found = np.log(np.concatenate(parts, axis=-1)).var(-1, ddof=1)
+
+    def now():
+        rows = propagate(tree, made, variance=1.0, correlation=0.9).query("direction == 'gradient'").set_index("site")
+        return rows.loc[sites, "log_variance"].to_numpy(dtype=float)
+
+    allowed = 3 * math.sqrt(2 / draws) + 0.1  # of a Gaussian's variance, and the second order in 0.2 for each block
+    assert (abs(now() / found - 1) < allowed).all()
+    with monkeypatch.context() as patch:  # as of tokens that are all alike
+        patch.setattr(residual, "_over_tokens", lambda own, pair, length: own)
+        assert now()[-1] > (1 + allowed) * found[-1]
+    with monkeypatch.context() as patch:  # blocks whose gradients vary independently
+        patch.setattr(residual.GradientStep, "advance", lambda step, spread: (spread[0] + step.noise, 0.0, 0.0))
+        assert now()[0] < (1 - allowed) * found[0]
+
+
 def test_a_pre_norm_stack(monkeypatch):
     tree, made = ends("pre")
     (gradient, spread, covariance), (error, covariance_error) = measured(tree, made)

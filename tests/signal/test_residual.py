@@ -7,6 +7,7 @@ import pytest
 from helpers import exact_norm_correlation
 from passes import Given, gaussian, start
 
+from depthwidth.formulas.depth import post_norm_log_variance
 from depthwidth.formulas.finite_width import norm_covariance_factor, norm_gradient_covariance_factor, norm_gradient_factor
 from depthwidth.formulas.moments import norm_gradient_covariance, residual_second_moment
 from depthwidth.signal import DrawSpread, Signal, Spread, TokenSignal
@@ -253,14 +254,15 @@ def test_the_drift_of_a_post_norm_block_by_simulation(rng):
     back = np.einsum("nij,ni->nj", jacobian, g / size)
     logs = np.log((back**2).sum(1) / (g**2).sum(1))
     draw = DrawSpread.of_matrices(1.0, 3.0, 1.0)
-    variance, drift, *_ = post_norm_drift(Signal(1.0, 1.0), Signal(a, a), draw, d)
+    drift, *_ = post_norm_drift(Signal(1.0, 1.0), Signal(a, a), draw, d)
+    variance = post_norm_log_variance(a, d)
     error = logs.std() / math.sqrt(draws)
     assert abs(logs.mean() - drift) < 5 * error + 4 / d**2
     assert abs(logs.mean() - 1.8 * drift) > 5 * error + 4 / d**2
     assert logs.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / draws) + 2 / d)
-    # Two tokens share r of the variance; the drift is that of each token, and 2 - r^2 times that of their covariance.
+    # The drift is that of each token, and 2 - r^2 times that of their covariance.
     half = post_norm_drift(Signal(1.0, 0.5), Signal(a, 0.5 * a), draw, d)
-    assert half == pytest.approx((0.5 * variance, drift, 0.0, 0.0, 1.75))
+    assert half == pytest.approx((drift, 0.0, 0.0, 1.75))
     # No branch, no drift; no skip path, the same at any size of the branch.
     assert post_norm_drift(Signal(1.0, 1.0), Signal(0.0, 0.0), draw, d).own == pytest.approx(0.0, abs=1e-12)
 
@@ -285,4 +287,3 @@ def test_the_drift_depends_on_the_ratio_of_branch_and_stream_alone():
     shared = a * a * 0.25 / ((1 + a) ** 2 * d)
     assert small.own == pytest.approx(-(2 * a + 1.5 * a * a) / ((1 + a) ** 2 * d) - shared)
     assert small.pair == pytest.approx(2 - r * r)
-    assert small.log_variance == pytest.approx(r * 2 * (4 * a + 3.0 * a * a) / ((1 + a) ** 2 * d))
