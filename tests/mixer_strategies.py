@@ -143,6 +143,6 @@ def mixer_fields(family: str, width: int) -> dict[str, Any]:
 
 
 def has_recipe(config: Mapping[str, Any]) -> bool:
-    """True if the schemes state the starting values of every tensor of a configuration's model; otherwise all refuse it."""
+    """True if every scheme states how all tensors of a configuration's model start; otherwise only ``shipped`` does."""
     tree = read_config(config)
     return not any(isinstance(weight.start, Special) for weight in weights(tree))

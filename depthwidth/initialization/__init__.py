@@ -15,10 +15,10 @@ the tensor.
 
 from .activation_moment import activation_second_moment
 from .deepscale import deepscale_scales, embedding_correlation
-from .draft import Choice, Draft, Scheme, TensorRule, scheme
+from .draft import Choice, Draft, NoRecipeError, Scheme, TensorRule, scheme
 from .position_rates import with_position_rate
 from .recipes import Mean, PerBlock, Recipe, ResidualScale, TensorInit, at_block
-from .registry import NoRecipeError, recipe, register_scheme, scheme_lines, scheme_options, schemes
+from .registry import recipe, register_scheme, scheme_lines, scheme_options, schemes
 from .shipped import shipped_options
 from .tensor_rules import stated_choice
 from .tensors import TABLES, Weight, parameters, site_of, stacks, weights

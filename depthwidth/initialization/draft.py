@@ -10,11 +10,34 @@ from typing import Any, NamedTuple
 
 from ..architecture import Transformer
 from ..errors import InputError, shown
+from ..layers import Special
 from .recipes import Mean, PerBlock, ResidualScale, TensorInit, at_block
+from .starting_laws import StartingLaw
 from .tensors import Weight, stacks, weights
 
 Values = float | Callable[[int], float]
 """A number, or a function of the block's index from 0."""
+
+
+class NoRecipeError(InputError):
+    """A tree with starting values that the scheme does not state (:class:`~depthwidth.layers.Special`)."""
+
+
+def refuse_special(scheme: str, tree: Transformer) -> None:
+    """Refuse a tree that has starting values of other kinds than draws and constants.
+
+    Raises
+    ------
+    NoRecipeError
+        which names the first of them.
+    """
+    for weight in weights(tree):
+        if isinstance(weight.start, Special):
+            name = type(weight.layer).__name__
+            raise NoRecipeError(
+                f"{scheme}: no rule of this scheme states the initialisation of {name}, whose {weight.role} starts at "
+                f"{weight.start.words}; the scheme shipped has the rules of transformers for its families"
+            )
 
 
 class Choice(NamedTuple):
@@ -25,7 +48,9 @@ class Choice(NamedTuple):
     multiplier: Values = 1.0
     learning_rate: Values = 1.0
     weight_decay: Values = 1.0
-    mean: Mean = 0.0
+    mean: Mean | Callable[[int], float] = 0.0
+    law: StartingLaw | None = None
+    """The law of values that are not normal; mean and standard deviation are the law's."""
 
 
 TensorRule = Callable[[Weight], Choice]
@@ -60,7 +85,8 @@ class Draft:
             if weight.kind == "layer_scale" and self.scales is not None:
                 choice = choice._replace(mean=1.0, reason="one, as the scheme sets the branch's scale")
             line = lines.setdefault(
-                weight.role, {"role": weight.role, "mean": choice.mean, "reason": choice.reason, "depth": 0, "parts": []}
+                weight.role,
+                {"role": weight.role, "mean": choice.mean, "reason": choice.reason, "law": choice.law, "depth": 0, "parts": []},
             )
             line["depth"] = depths.get(weight.stack, 0)
             line["parts"].append((weight, choice))
@@ -75,7 +101,8 @@ class Draft:
             if role == output_role and self.output != 1.0:
                 values["multiplier"] = self._scale_output(values["multiplier"], line["depth"])
                 reason = f"{reason}; {self.output_reason}"
-            inits.append(TensorInit(role=role, mean=line["mean"], reason=reason, **values))
+            mean = _merge_blocks(line["parts"], "mean", line["depth"]) if callable(line["mean"]) else line["mean"]
+            inits.append(TensorInit(role=role, mean=mean, reason=reason, law=line["law"], **values))
         if self.output != 1.0:
             self.extras["output_multiplier"] = self.output
             if output_role not in lines:

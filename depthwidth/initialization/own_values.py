@@ -42,7 +42,8 @@ def with_own_values(
     depths = depths_of(tree)
     lines = {line.role: line for line in made.tensors}
     for role, values in _values_by_role("tensors", tensors, list(lines), TENSOR_VALUES, depths):
-        lines[role] = lines[role]._replace(**values, reason=OWN)
+        law = None if {"std", "mean"} & set(values) else lines[role].law
+        lines[role] = lines[role]._replace(**values, law=law, reason=OWN)
     places = [f"{name}.block.{branch}" for name, stack in tree.stacks.items() for branch in stack.branches]
     scales = {line.role: line for line in made.residuals}
     for role, values in _values_by_role("residuals", residuals, places, RESIDUAL_VALUES, depths):

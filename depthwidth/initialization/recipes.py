@@ -10,15 +10,16 @@ from ..architecture import Transformer
 from ..display import Overview, with_overview
 from ..errors import InputError, nearest, shown
 from ..values import frozen
+from .starting_laws import StartingLaw
 from .tensors import parameters
 
 PerBlock = float | tuple[float, ...]
 """One number for every block alike, or one for each block of the stack."""
 
 
-Mean = float | Literal["identity", "fixed"]
-"""The mean of the drawn entries: a number, ``identity`` for ones on the diagonal and zeros elsewhere, or ``fixed`` for values
-that the component computes."""
+Mean = PerBlock | Literal["identity", "fixed"]
+"""The mean of the drawn entries: a number, or one for each block; ``identity`` for ones on the diagonal and zeros elsewhere, or
+``fixed`` for values that the component computes."""
 
 
 class TensorInit(NamedTuple):
@@ -37,6 +38,8 @@ class TensorInit(NamedTuple):
     weight_decay: PerBlock
     """Factor on the base weight decay, for an optimizer that multiplies it by the learning rate, such as torch's AdamW."""
     reason: str
+    law: StartingLaw | None = None
+    """The law of starting values that are not normal, which have this mean and standard deviation."""
 
 
 class ResidualScale(NamedTuple):
@@ -122,7 +125,7 @@ class Recipe:
                     "parameter": parameter,
                     "shape": list(shape),
                     "std": at_block(line.std, block),
-                    "mean": line.mean,
+                    "mean": line.mean if isinstance(line.mean, str) else at_block(line.mean, block),
                     "multiplier": at_block(line.multiplier, block),
                     "learning_rate": at_block(line.learning_rate, block),
                     "weight_decay": at_block(line.weight_decay, block),
@@ -175,6 +178,8 @@ def at_block(value: PerBlock, block: int | None) -> float:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, StartingLaw):
+        return {"kind": value.kind, "numbers": list(value.numbers)}
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

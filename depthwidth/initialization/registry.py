@@ -8,12 +8,11 @@ from typing import Any
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from ..formula import is_symbolic
-from ..layers import Special
 from ..plugins import plugins
 from .admin import admin
 from .deepnorm import deepnorm
 from .deepscale import deepscale
-from .draft import Scheme
+from .draft import Scheme, refuse_special
 from .ds_init import ds_init
 from .fans import kaiming, xavier
 from .layernorm_scaling import layernorm_scaling
@@ -22,15 +21,9 @@ from .own_values import with_own_values
 from .recipes import Recipe
 from .shipped import shipped
 from .t_fixup import t_fixup
-from .tensors import weights
 from .unit_scaling import unit_scaling
 from .width_transfer import completep, depth_mup, mup
 from .zero_branch import rezero, skipinit
-
-
-class NoRecipeError(InputError):
-    """A tree with starting values that no scheme states (:class:`~depthwidth.layers.Special`)."""
-
 
 _LIBRARY = (
     (shipped, normal, gpt2, xavier, kaiming),
@@ -144,13 +137,8 @@ def recipe(
         raise InputError(f"recipe: {shown(tree)} is not a Transformer")
     if is_symbolic(tree.width, tree.depth, tree.vocab):
         raise InputError("recipe: the tree has symbols for dimensions, but standard deviations need numbers")
-    for weight in weights(tree):
-        if isinstance(weight.start, Special):
-            name = type(weight.layer).__name__
-            raise NoRecipeError(
-                f"{scheme}: no scheme states the initialisation of {name}, whose {weight.role} starts at {weight.start.words}; "
-                "there are no moments without it"
-            )
+    if chosen is not shipped:  # which states them for some families
+        refuse_special(scheme, tree)
     draft = chosen.make(tree, **options)
     lines, scales = draft.lines(), draft.residuals()
     used = {name: options.get(name, default) for name, default in defaults.items()}

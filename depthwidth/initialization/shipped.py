@@ -14,7 +14,8 @@ from typing import Any
 from ..architecture import Transformer
 from ..errors import InputError, nearest, shown
 from ..layers import Fixed
-from .draft import Choice, Draft, TensorRule, finite_number, scheme
+from .draft import Choice, Draft, TensorRule, finite_number, refuse_special, scheme
+from .shipped_mixers import MIXER_FIELDS, mixer_rule, rwkv_rule
 from .shipped_towers import clip_rule, siglip_rule
 from .tensor_rules import WRITING, normal_rule, stated_choice
 from .tensors import Weight
@@ -26,11 +27,16 @@ from .tensors import Weight
     "primary; measured on small models of every family (tests/verify/models/test_initialize.py)",
 )
 def shipped(
-    tree: Transformer, family: str | None = None, initializer_range: float | None = None, version: str | None = None
+    tree: Transformer,
+    family: str | None = None,
+    initializer_range: float | None = None,
+    version: str | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Draft:
     """The rule of `family`, by default that with the nearest architecture, and `initializer_range`, by default the family's.
 
-    `version` is that of transformers, by default the installed one, or the latest known if none is installed.
+    `version` is that of transformers, by default the installed one, or the latest known if none is installed. `fields` are
+    those of a configuration that rules for state-space mixers read (:data:`~.shipped_mixers.MIXER_FIELDS`).
     """
     from ..architecture.hf import FAMILIES, find_family
 
@@ -42,18 +48,7 @@ def shipped(
     std = finite_number("shipped", "initializer_range", initializer_range or entry.initial_std)
     numbers, meant = _version(version) if version is not None or entry.other_rules else (None, "")
     rule = entry.initial_rule_of(numbers)
-    if rule in _OWN:
-        draft = Draft(tree, _OWN[rule](tree, std))
-    else:
-        draft = Draft(tree, normal_rule(tree, std, deep=_DEEP.get(rule, ()), where=f"{name}: "))
-    if rule == "normal-doubled-gains":
-        draft.rule = _doubled_gains(draft.rule)
-    elif rule == "normal-zero-tables":
-        draft.rule = _zero_tables(draft.rule)
-    if rule == "normal-by-classes":
-        draft.rule = _smaller_by_classes(draft.rule, std, name)
-    if rule == "normal-router-bias":
-        draft.rule = _drawn_router_biases(draft.rule, std, name)
+    draft = Draft(tree, _rule_of(rule, tree, std, name, fields))
     draft.extras["family"] = name
     for first, after, other in entry.other_rules:
         if rule == entry.initial_rule:
@@ -65,6 +60,25 @@ def shipped(
         draft.remarks.append(f"no family was named; the rule is that of {name}, which has the nearest architecture")
     draft.remarks.append("the padding token's row of the token table starts at zero if the configuration names a padding token")
     return draft
+
+
+def _rule_of(rule: str, tree: Transformer, std: float, family: str, fields: Mapping[str, Any] | None) -> TensorRule:
+    """The settings of each tensor by one of the library's rules."""
+    if rule == "rwkv":
+        return rwkv_rule(tree)
+    plain = normal_rule(tree, std, deep=_DEEP.get(rule, ()), where=f"{family}: ")
+    if rule in _OF_MIXERS:
+        return mixer_rule(tree, rule, plain, family, fields)
+    refuse_special("shipped", tree)
+    if rule in _OWN:
+        return _OWN[rule](tree, std)
+    if rule == "normal-doubled-gains":
+        return _doubled_gains(plain)
+    if rule == "normal-zero-tables":
+        return _zero_tables(plain)
+    if rule == "normal-by-classes":
+        return _smaller_by_classes(plain, std, family)
+    return _drawn_router_biases(plain, std, family) if rule == "normal-router-bias" else plain
 
 
 def _version(version: str | None) -> tuple[tuple[int, ...] | None, str]:
@@ -179,15 +193,19 @@ def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str
     >>> shipped_options({"model_type": "opt", "init_std": 0.006})
     {'family': 'opt', 'initializer_range': 0.006}
     """
-    from ..architecture.hf import read_design, read_source, text_part
+    from ..architecture.hf import find_family, read_design, read_source, text_part
 
     fields = text_part(config if isinstance(config, Mapping) else read_source(config))
     read_design(fields)  # a broken file gets a sentence about its fault
+    options: dict[str, Any] = {"family": fields["model_type"], "initializer_range": None}
+    family = find_family(fields["model_type"])
+    if family is not None and family.initial_rule in _OF_MIXERS:
+        own = {name: fields[name] for name in MIXER_FIELDS if fields.get(name) is not None}
+        options |= {"fields": own} if own else {}
     for name in ("initializer_range", "init_std", "initializer_factor"):
         if fields.get(name) is not None:
-            std = finite_number("config", name, fields[name], closed=True)
-            return {"family": fields["model_type"], "initializer_range": std}
-    return {"family": fields["model_type"], "initializer_range": None}
+            return {**options, "initializer_range": finite_number("config", name, fields[name], closed=True)}
+    return options
 
 
 def _t5_rule(tree: Transformer, factor: float) -> TensorRule:
@@ -235,5 +253,7 @@ def _modernbert_rule(tree: Transformer, std: float) -> TensorRule:
     return rule
 
 
+_OF_MIXERS = ("mamba", "mamba2", "jamba", "nemotron_h", "state-space", "gated-delta")
+"""The rules for mixers; every other tensor has the plain one."""
 _OWN = {"t5": _t5_rule, "modernbert": _modernbert_rule, "clip": clip_rule, "siglip": siglip_rule}
 """The rules that differ between matrices otherwise than by depth, as functions of the tree and the standard deviation."""

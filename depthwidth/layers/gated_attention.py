@@ -46,7 +46,7 @@ class GatedAttention(Attention):
         InputError
             always.
         """
-        raise InputError(f"{site.role}: the moments of GatedAttention are not derived; only its counts are known")
+        raise InputError(f"{site.role}: the moments of GatedAttention are not derived")
 
     def own_saved(self, run: Run) -> int:
         # In addition to those of attention: the gate's sigmoid, and the heads before it.

@@ -75,4 +75,4 @@ class Mixer(Proportional):
         InputError
             always.
         """
-        raise InputError(f"{site.role}: the moments of {type(self).__name__} are not derived; only its counts are known")
+        raise InputError(f"{site.role}: the moments of {type(self).__name__} are not derived")

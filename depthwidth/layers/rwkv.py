@@ -105,7 +105,7 @@ class ChannelMix(FeedForward, Proportional):
         InputError
             always.
         """
-        raise InputError(f"{site.role}: the moments of ChannelMix are not derived; only its counts are known")
+        raise InputError(f"{site.role}: the moments of ChannelMix are not derived")
 
     def draw_spread(self, x: AnySignal, site: Site) -> DrawSpread:
         return DrawSpread.of_matrices(1.0, 3.0, 1.0)

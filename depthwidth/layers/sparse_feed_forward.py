@@ -42,7 +42,7 @@ class SparseFeedForward(FeedForward):
         InputError
             always.
         """
-        raise InputError(f"{site.role}: the moments of SparseFeedForward are not derived; only its counts are known")
+        raise InputError(f"{site.role}: the moments of SparseFeedForward are not derived")
 
     def own_saved(self, run: Run) -> int:
         # In addition to those of the dense part: the features before the cut, from which their deviation is computed.

@@ -99,10 +99,10 @@ def test_a_tree_of_mixers_alone(name):
 def test_only_mixers_with_starting_values_of_their_own_have_no_recipe():
     tree = Transformer(width=32, mixer=MIXERS["mamba"], ffn=0, **SIZE)
     with pytest.raises(
-        NoRecipeError, match=r"xavier: no scheme states the initialisation of Mamba, whose .*\.log_decay starts at"
+        NoRecipeError, match=r"xavier: no rule of this scheme states the initialisation of Mamba, whose .*\.log_decay starts at"
     ):
         recipe(tree, "xavier")
-    assert "no scheme states" in describe(tree).undiagnosed
+    assert "no rule of this scheme states" in describe(tree).undiagnosed
     plain = Transformer(width=32, mixer=MIXERS["short convolution"], ffn=0, **SIZE)
     assert recipe(plain, "xavier").tensor("decoder.block.mixer.convolution.weight").std == pytest.approx((2 / 6) ** 0.5)
 

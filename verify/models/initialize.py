@@ -21,8 +21,9 @@ from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf.weights import WeightNames
 from depthwidth.display import Overview, with_overview
 from depthwidth.errors import InputError, shown
-from depthwidth.initialization import Mean, Recipe, TensorInit, at_block
+from depthwidth.initialization import Recipe, TensorInit, at_block
 from depthwidth.initialization.named_tensors import Key, places_of
+from depthwidth.initialization.starting_laws import StartingLaw
 from depthwidth.initialization.tensors import site_of
 from depthwidth.layers import Residual, Stack
 from depthwidth.layers.base import Layer
@@ -163,7 +164,7 @@ class _Folds:
             self._once(f"{place}: multiply the branch by {factor / carried:.6g} {blocks}")
         return first != index
 
-    def start(self, key: Key, line: TensorInit) -> tuple[Mean, float]:
+    def start(self, key: Key, line: TensorInit) -> tuple[float | str, float]:
         """Mean and standard deviation of a tensor, with its factor folded in."""
         factor = self.factors.get(key, 1.0)
         std = abs(factor) * at_block(line.std, key[1])
@@ -173,7 +174,12 @@ class _Folds:
                 raise InputError(f"{site_of(*key)} {words} and cannot carry the factor {factor:.6g}")
             return line.mean, std
         offset = self.places[key].tensor.offset
-        return factor * (line.mean + offset) - offset, std
+        return factor * (at_block(line.mean, key[1]) + offset) - offset, std
+
+
+def _mean_of(line: TensorInit, block: int | None) -> float | str:
+    """The mean of a tensor in one block."""
+    return line.mean if isinstance(line.mean, str) else at_block(line.mean, block)
 
 
 def _norm_lacks_weights(attention: Layer) -> bool:
@@ -245,10 +251,13 @@ def apply_init(
                 raise InputError(f"{name} has no memory yet: give the model a device before its weights are set")
             for one in found[name]:
                 line = recipe.tensor(one.role)
-                mean, std = folds.start(one.key, line) if fold else (line.mean, at_block(line.std, one.block))
+                mean, std = folds.start(one.key, line) if fold else (_mean_of(line, one.block), at_block(line.std, one.block))
                 if std != 0 and parameter.device not in generators:
                     generators[parameter.device] = torch.Generator(parameter.device).manual_seed(seed)
-                if mean != "fixed":
+                if line.law is not None:
+                    depth = tree.stacks[one.role.partition(".")[0]].depth
+                    _set_by_law(one.view(parameter), line.law, one.block or 0, depth, generators.get(parameter.device))
+                elif mean != "fixed":
                     _set(one.view(parameter), mean, std, generators.get(parameter.device))
                 done.append({"parameter": name, "tensor": site_of(*one.key), "std": std, "mean": mean})
         _set_undrawn(model)
@@ -278,7 +287,13 @@ def _set_undrawn(model: nn.Module) -> None:
             part.weight[part.padding_idx].zero_()
 
 
-def _set(part: Tensor, mean: Mean, std: float, generator: torch.Generator | None) -> None:
+def _set_by_law(part: Tensor, law: StartingLaw, block: int, depth: int, generator: torch.Generator | None) -> None:
+    """Set a tensor to the values of a law for uniform numbers."""
+    uniform = torch.rand(part.shape, generator=generator, dtype=torch.float64, device=part.device).cpu().numpy()
+    part.copy_(torch.from_numpy(law.values(uniform, block, depth).copy()))
+
+
+def _set(part: Tensor, mean: float | str, std: float, generator: torch.Generator | None) -> None:
     """Draw a tensor around its mean, or set it to the mean if its standard deviation is 0."""
     center = 0.0 if isinstance(mean, str) else mean
     if std == 0:

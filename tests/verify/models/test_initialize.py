@@ -9,16 +9,17 @@ import math
 import warnings
 from dataclasses import replace
 
+import numpy
 import pytest
 from helpers import one_quick_in
-from mixer_strategies import has_recipe, mixer_fields
+from mixer_strategies import mixer_fields
 from stream_strategies import SMALL_STREAMS
 from two_stacks import SMALL_SOUND, TWO_STACKS, gemma_stacks
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES, read_config
 from depthwidth.errors import InputError
-from depthwidth.initialization import NoRecipeError, Recipe, parameters, recipe, schemes, shipped_options
+from depthwidth.initialization import Recipe, at_block, parameters, recipe, schemes, shipped_options
 
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
@@ -110,6 +111,17 @@ def without_padding(model, name, part):
     return part[[row for row in range(len(part)) if row != padding]]
 
 
+def law_deviation(part, law, block, depth):
+    """Standard errors of the mean from that of a law; for stated values their largest error, in units of a float's rounding."""
+    shape = tuple(part.shape)
+    low, high = (law.values(numpy.full(shape, one), block, depth) for one in (0.25, 0.75))
+    if (low == high).all():
+        return numpy.abs(part.numpy() - low).max() / (1e-7 * max(1.0, numpy.abs(low).max()))
+    mean, std = law.mean_and_std(shape[-1], block, depth)
+    sizes = (abs(part.mean().item() - mean) / std, abs(part.std(unbiased=False).item() / std - 1))
+    return max(sizes) * math.sqrt(part.numel())
+
+
 def deviations(model, tree, found):
     """(tensor, measured std, expected, z) for every tensor; z counts standard errors."""
     named = dict(model.named_parameters())
@@ -119,9 +131,13 @@ def deviations(model, tree, found):
             if line.mean == "fixed":
                 continue  # no draw: test_stored_sines_and_cosines compares the numbers
             part = without_padding(model, name, one.view(named[name].detach())).double()
-            std = line.std if isinstance(line.std, float) else line.std[one.block]
+            std, mean = at_block(line.std, one.block), at_block(line.mean, one.block)
             expected = std * (line.multiplier if isinstance(line.multiplier, float) else line.multiplier[one.block])
-            measured = (part - line.mean).pow(2).mean().sqrt().item()
+            if line.law is not None:
+                depth = tree.stacks[one.role.partition(".")[0]].depth
+                yield one.role, part.mean().item(), mean, law_deviation(part, line.law, one.block, depth)
+                continue
+            measured = (part - mean).pow(2).mean().sqrt().item()
             z = measured * 1e7 if expected == 0 else (measured / expected - 1) * math.sqrt(2 * part.numel())
             yield one.role, measured, expected, z
 
@@ -130,14 +146,52 @@ def deviations(model, tree, found):
 def test_shipped_is_what_transformers_does(family):
     torch.manual_seed(11)
     config = config_of(family)
-    if not has_recipe(config):
-        with pytest.raises(NoRecipeError, match="no scheme states the initialisation of"):
-            recipe(read_config(config), "shipped", **shipped_options(config))
-        return
     model, tree = built(config), read_config(config)
     found = recipe(tree, "shipped", **shipped_options(config))
     worst = max(deviations(model, tree, found), key=lambda row: abs(row[3]))
     assert abs(worst[3]) < 5, worst
+
+
+CHANGED = [
+    ("mamba", {"time_step_init_scheme": "constant", "rescale_prenorm_residual": True, "initializer_range": 0.05}),
+    ("mamba", {"time_step_min": 0.01, "time_step_max": 0.5, "time_step_floor": 0.02, "time_step_scale": 2.0}),
+    ("mamba2", {"rescale_prenorm_residual": True, "time_step_floor": 0.01}),
+    ("nemotron_h", {"rescale_prenorm_residual": False}),
+    ("rwkv", {"attention_hidden_size": 32, "intermediate_size": 20}),
+    ("gpt2", {"add_cross_attention": True}),
+    ("gpt_bigcode", {"add_cross_attention": True, "multi_query": False}),
+]
+
+
+@pytest.mark.parametrize(("family", "more"), CHANGED)
+def test_shipped_follows_the_fields(family, more):
+    torch.manual_seed(13)
+    config = config_of(family, **more)
+    model, tree = built(config), read_config(config)
+
+    def worst(options):
+        return max(deviations(model, tree, recipe(tree, "shipped", **options)), key=lambda row: abs(row[3]))
+
+    assert abs(worst(shipped_options(config))[3]) < 5
+    if family in ("mamba", "mamba2", "nemotron_h"):  # the others have another tree
+        assert abs(worst(shipped_options(config_of(family)))[3]) > 10
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "qwen3_next", "rwkv"])
+def test_values_by_a_law_are_set(family):
+    """On the library's model and on ours; other seeds give other draws."""
+    config = config_of(family)
+    tree = read_config(config)
+    found = recipe(tree, "shipped", **shipped_options(config))
+    one, other = built(config), built(config)
+    apply_init(one, found, seed=1)
+    apply_init(other, found, seed=2)
+    for model in (one, build(tree, found, seed=3)):
+        rows = [row for row in deviations(model, tree, found) if found.tensor(row[0]).law is not None]
+        assert len(rows) > 1
+        assert max(abs(row[3]) for row in rows) < 5, rows
+    drawn = [name for name, value in one.named_parameters() if not torch.equal(value, other.get_parameter(name))]
+    assert any(name.endswith(("dt_bias", "dt_proj.bias", "A_log")) for name in drawn) == (family != "rwkv")
 
 
 @pytest.mark.parametrize(

@@ -160,4 +160,5 @@ FALCON_H1 = Family(
     settings={**STEP_LIMITS, "norm_before_gate": lambda config: config.get("mamba_norm_before_gate", True)},
     factors=_factors,
     unlike=_unlike,
+    initial_rule="state-space",
 )

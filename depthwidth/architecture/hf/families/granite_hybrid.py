@@ -144,4 +144,5 @@ GRANITE_MOE_HYBRID = Family(
         }
     ),
     settings=STEP_LIMITS,
+    initial_rule="state-space",
 )

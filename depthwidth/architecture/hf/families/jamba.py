@@ -122,4 +122,5 @@ JAMBA = Family(
         },
         last_norm="final_layernorm",
     ),
+    initial_rule="jamba",
 )

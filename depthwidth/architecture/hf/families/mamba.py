@@ -127,6 +127,8 @@ MAMBA = Family(
     models=causal("Mamba"),
     parts=(_mamba(),),
     weights=_weights(MAMBA_WEIGHTS),
+    initial_rule="mamba",
+    initial_std=0.1,
 )
 
 FALCON_MAMBA = Family(
@@ -137,6 +139,8 @@ FALCON_MAMBA = Family(
     models=causal("FalconMamba"),
     parts=(_mamba(normed=True),),
     weights=_weights(MAMBA_WEIGHTS),
+    initial_rule="mamba",
+    initial_std=0.1,
 )
 
 
@@ -213,4 +217,6 @@ MAMBA2 = Family(
     parts=(_mamba2(),),
     weights=_weights(MAMBA2_WEIGHTS),
     settings=STEP_LIMITS,
+    initial_rule="mamba2",
+    initial_std=0.1,
 )

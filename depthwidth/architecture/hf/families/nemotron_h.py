@@ -200,4 +200,5 @@ NEMOTRON_H = Family(
         ),
     },
     settings={"least_step": lambda config: config.get("time_step_min", 0.001), "most_step": math.inf},
+    initial_rule="nemotron_h",
 )

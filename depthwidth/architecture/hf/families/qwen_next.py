@@ -128,6 +128,7 @@ QWEN3_NEXT = Family(
             **SHARED_WEIGHTS,
         }
     ),
+    initial_rule="gated-delta",
 )
 
 QWEN3_5_TEXT = Family(
@@ -151,4 +152,5 @@ QWEN3_5_TEXT = Family(
             "linear_attn.in_proj_a": "mixer.step",
         }
     ),
+    initial_rule="gated-delta",
 )

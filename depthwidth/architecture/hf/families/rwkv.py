@@ -87,4 +87,5 @@ RWKV = Family(
             },
         ),
     },
+    initial_rule="rwkv",
 )

@@ -9,7 +9,7 @@ from ...design import Design
 from ..family import Choices, Family, Part, every_block, without
 from ..fields import Fields
 from ..weights import WeightNames
-from .t5 import ALIASES, DEFAULTS, FIXED, NAMES, WEIGHTS, models, plain_head, score_biased_stacks, stack_weights
+from .t5 import ALIASES, DEFAULTS, FIXED, NAMES, NO_DECODER, WEIGHTS, models, plain_head, score_biased_stacks, stack_weights
 
 _PARTS: WeightNames = {
     "mlp.wi": "feed_forward.up",
@@ -92,7 +92,7 @@ SWITCH_TRANSFORMERS = Family(
     },
     names={**NAMES, "experts": "num_experts", "activation": "dense_act_fn"},
     aliases=without(ALIASES, "head_dim"),
-    only={"tie_word_embeddings": (True,), "router_bias": (False,)},
+    only={"tie_word_embeddings": (True,), "router_bias": (False,), **NO_DECODER},
     noted={
         "expert_capacity": (64, "an expert takes every token that is sent to it; the library drops those beyond its capacity")
     },

@@ -149,6 +149,8 @@ ALIASES = {
     "num_hidden_layers": "num_layers",
     "head_dim": "d_kv",
 }
+NO_DECODER: dict[str, tuple[Any, ...]] = {"is_decoder": (False,)}
+"""A field that gives the class of the encoder alone a causal mask and cross-attention."""
 # Scores are not scaled; the initialisation makes up for it.
 FIXED = {"norm": "rmsnorm", "bias": False, "logit_scale": 1.0}
 WEIGHTS: WeightNames = {
@@ -168,6 +170,7 @@ T5 = Family(
     aliases=ALIASES,
     fixed=FIXED,
     models=models("T5"),
+    only=NO_DECODER,
     parts=(score_biased_stacks(), t5_feed_forward(), _head()),
     weights=WEIGHTS,
     initial_rule="t5",
@@ -190,6 +193,7 @@ MT5 = Family(
     aliases=ALIASES,
     fixed=FIXED,
     models=models("MT5"),
+    only=NO_DECODER,
     parts=(score_biased_stacks(), t5_feed_forward(), plain_head(scaled=False)),
     weights=WEIGHTS,
     initial_rule="t5",
@@ -203,6 +207,7 @@ UMT5 = Family(
     aliases=ALIASES,
     fixed=FIXED,
     models=models("UMT5"),
+    only=NO_DECODER,
     parts=(score_biased_stacks(BlockRelativeBias), t5_feed_forward(), plain_head(scaled=True)),
     weights=WEIGHTS,
     initial_rule="t5",

@@ -95,7 +95,7 @@ T5GEMMA = Family(
     "t5gemma",
     defaults={"encoder": None, "decoder": None, "dropout_rate": 0.0, "attention_dropout": 0.0},
     names={"dropout": "dropout_rate", "ffn_dropout": "dropout_rate", "attention_dropout": "attention_dropout"},
-    only={"tie_word_embeddings": (True,)},
+    only={"tie_word_embeddings": (True,), "is_encoder_decoder": (True,)},
     fixed={**gemma.GEMMA2.fixed, "source": "own", "tied": True},
     models={
         "T5GemmaForConditionalGeneration": {"head": "lm", "kind": "encoder-decoder", "pooler": False},
