@@ -78,13 +78,17 @@ _AROUND = 0.1
 def _coefficients(octave: int, n: float) -> Array:
     """Chebyshev coefficients of the averages over ln(1 + s2), from 0 to a power of two."""
     s2 = np.expm1((chebyshev_nodes(_NODES) + 1) / 2 * math.log1p(2.0**octave))
-    s2 = np.maximum(s2, _TINY)
-    near = overlap(s2 * np.array([[1 - _AROUND], [1.0], [1 + _AROUND]]), n)
-    (P_below, P, P_above), (T_below, T, T_above) = near.P, near.T
+    found = averages_at(np.maximum(s2, _TINY), np.array([n]))
+    return np.stack(found)[..., 0] @ chebyshev_coefficients(_NODES).T
+
+
+def averages_at(variances: Array, lengths: Array) -> TokenAverages:
+    """The averages for rows of each variance and length, which ascend; each of shape (variances, lengths)."""
+    near = overlap(variances * np.array([[1 - _AROUND], [1.0], [1 + _AROUND]])[..., None], lengths[:, None], entropy=False)
+    (P_below, P, P_above), (T_below, T, T_above) = (np.moveaxis(part, 1, 2) for part in (near.P, near.T))
     whole = np.where(T > 0, T, 1.0)
     spreads = (P_below + P_above - 2 * P) / P / _AROUND**2, (T_below + T_above - 2 * T) / whole / _AROUND**2
-    found = [*averages_of_rows(s2, np.array([n]))[..., 0], *spreads, (P_above - P_below) / (2 * _AROUND * P)]
-    return np.array(found) @ chebyshev_coefficients(_NODES).T
+    return TokenAverages._make([*averages_of_rows(variances, lengths), *spreads, (P_above - P_below) / (2 * _AROUND * P)])
 
 
 def averages_of_rows(variances: Array, lengths: Array) -> Array:

@@ -7,6 +7,7 @@ import pytest
 from attention_draws import QUANTITIES, SETTINGS, visible
 from helpers import golden
 
+from depthwidth.formulas.attention import attention_moments
 from depthwidth.layers.rotary import Rotary
 from depthwidth.signal import attention as module
 from depthwidth.signal.alibi_attention import BiasedAttention
@@ -129,6 +130,37 @@ def test_attention_without_a_mask_in_closed_form():
         assert in_closed_form(setting) == pytest.approx(whole_gradients(predicted(setting)), rel=2e-5)  # a cut power series
         missed += (worst(setting, values, errors, in_closed_form(setting, None)) > allowed).any()
     assert missed >= len(full) - 1  # at a score variance of 1 the terms are smaller than what is allowed
+
+
+def by_averages_over_rows(setting, equal_norms):
+    """All quantities of a causal setting by the averages of the softmax over the lengths of the rows."""
+    options = {
+        "length": int(setting["length"]), "width": float(setting["width"]), "head_dim": int(setting["head_dim"]),
+        "score_gain": float(setting["score_variance"]), "causal": True, "equal_norms": equal_norms,
+    }  # fmt: skip
+    own, both = (attention_moments(1.0, float(setting["correlation"]), gradient_correlation=r, **options) for r in (0.0, 1.0))
+
+    def source(layer, moment):
+        return getattr(layer, f"value_gradient{moment}") + getattr(layer, f"key_gradient{moment}")
+
+    return np.array([
+        own.second_moment, own.covariance, own.query_gradient, both.query_gradient_covariance - own.query_gradient_covariance,
+        source(own, ""), source(both, "") - source(own, ""),
+        source(own, "_covariance"), source(both, "_covariance") - source(own, "_covariance"),
+    ])  # fmt: skip
+
+
+@pytest.mark.slow
+def test_averages_over_causal_rows_have_the_terms_of_all_positions():
+    """They take the mean over all pairs of rows of what changes with both, which is further off in heads of 4 dimensions."""
+    allowed, without = np.maximum(WITHIN, [0.002, 0.009, 0, 0.05, 0, 0, 0.007, 0.004]), []
+    causal = [one for one in kept() if one[0]["mask"] == "causal" and one[0]["rotary"] == "0"]
+    for setting, (values, errors) in causal:
+        equal = setting["equal_norms"] == "1"
+        off = worst(setting, values, errors, by_averages_over_rows(setting, equal))
+        assert (off < allowed).all(), (setting, dict(zip(QUANTITIES, off.round(4), strict=True)))
+        without.append(worst(setting, values, errors, by_averages_over_rows(setting, None))[2])
+    assert min(without) > 2 * allowed[2]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from .gradients import (
 )
 from .output import output_covariance, output_second_moment
 from .scores import raw_score_variance, score_variance
-from .token_directions import grown, no_terms, token_terms
+from .token_directions import causal_token_terms, grown, no_terms, token_terms
 from .token_norms import equal_norm_covariance_shift, equal_norm_shift, norm_fluctuation, short_row_covariance_shift
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def attention_moments(
         :class:`depthwidth.numerics.softmax.OverlapTable`.
     equal_norms : whether all tokens have one norm, as after a layer norm (True), or those of Gaussian vectors (False): the
         output's terms of :func:`equal_norm_shift` or :func:`norm_fluctuation`, of order s/d, that of
-        :func:`short_row_covariance_shift` and, without a causal mask, (A24) to (A28) of docs/derivations/attention.md. All are
-        left out by default.
+        :func:`short_row_covariance_shift`, and (A24) to (A28) of docs/derivations/attention.md. All are left out by default.
 
     Returns
     -------
@@ -146,7 +145,9 @@ def attention_moments(
     if equal_norms is not None and head_dim is not None:
         o = _with_token_products(o, s2, rho, width, head_dim, equal_norms)
     terms = no_terms
-    if equal_norms is not None and not causal:
+    if equal_norms is not None and causal:
+        terms = causal_token_terms(s2, correlation, length, width, head_dim, equal_norms)
+    elif equal_norms is not None:
         terms = token_terms(o, s2, correlation, length, width, head_dim, equal_norms)
     pairs = terms.of_pairs(rho)
     o = o._replace(

@@ -87,6 +87,54 @@ def token_terms(
     return terms_of(found, averages.P, averages.T, averages.A22, correlation, width, head_dim, equal_norms)
 
 
+def causal_token_terms(
+    s2: Any, correlation: Any, length: Any, width: Any, head_dim: int | None, equal_norms: bool
+) -> TokenTerms:
+    """The terms of rows under a causal mask, averaged over the rows 1 to `length`; the arguments as in :func:`token_terms`.
+
+    Each row counts by its share of an average. Two rows have the means of their changes, each pair counting by the overlap of
+    two diffuse rows' Jacobians, (1 - 1/n)/n' of a row and a longer one.
+    """
+    import numpy
+
+    given = numpy.broadcast_arrays(s2, correlation, length, width)
+    found = [
+        _causal_terms(float(v), float(r), int(n), float(d), head_dim, equal_norms)
+        for v, r, n, d in zip(*(part.ravel() for part in given), strict=True)
+    ]
+    if given[0].shape == ():
+        return found[0]
+    means = [numpy.reshape(part, given[0].shape) for part in zip(*(terms[:-1] for terms in found), strict=True)]
+    changes = zip(*(terms.changes or () for terms in found), strict=True)
+    return TokenTerms._make([*means, Changes._make(numpy.reshape(part, given[0].shape) for part in changes)])
+
+
+def _causal_terms(
+    s2: float, correlation: float, length: int, width: float, head_dim: int | None, equal_norms: bool
+) -> TokenTerms:
+    import numpy
+
+    from ...numerics.softmax import overlap, row_lengths
+    from ...numerics.softmax_tokens import averages_at
+
+    n, weights = row_lengths(length)
+    rows = overlap(s2, n, head_dim, entropy=False)
+    averages = averages_at(numpy.array([max(s2, _LEAST_VARIANCE)]), n)
+    found = type(averages)(*(part[0] for part in averages))
+    terms = terms_of(found, rows.P, rows.T, rows.A22, correlation, width, head_dim, equal_norms)
+    by_weights, by_jacobian = weights * rows.P, weights * rows.T
+    one = numpy.outer((1 - 1 / n) * weights, weights / n) * (n[:, None] < n)
+    by_pairs = one.sum(0) + one.sum(1)
+
+    def mean(values: Any, by: Any) -> float:
+        return float((values * by).sum() / by.sum()) if by.sum() else float(numpy.mean(values))
+
+    T, changes = mean(terms.T, by_jacobian), (mean(part, by_pairs) for part in terms.changes or ())
+    asked = mean(terms.T * terms.asked, by_jacobian) / T
+    keys, beside = mean(terms.keys, by_jacobian), mean(terms.beside, by_weights)
+    return TokenTerms(mean(terms.P, by_weights), T, asked, keys, beside, Changes(*changes))
+
+
 def terms_of(
     found: Any,
     P: Any,
@@ -140,6 +188,7 @@ def grown(change: Any) -> Any:
     return numpy.where(change >= _MOST_LOST, 1 + change, -(_MOST_LOST**2) / lost)
 
 
+_LEAST_VARIANCE = 1e-9
 _MOST_LOST = -0.5
 _TINY = 1e-300
 _LEAST_LEFT = 1e-9
