@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from os import PathLike
@@ -36,7 +36,8 @@ def shipped(
     """The rule of `family`, by default that with the nearest architecture, and `initializer_range`, by default the family's.
 
     `version` is that of transformers, by default the installed one, or the latest known if none is installed. `fields` are
-    those of a configuration that rules for state-space mixers read (:data:`~.shipped_mixers.MIXER_FIELDS`).
+    further ones of a configuration: those of state-space mixers (:data:`~.shipped_mixers.MIXER_FIELDS`), and CLIP's
+    ``initializer_factor``.
     """
     from ..architecture.hf import FAMILIES, find_family
 
@@ -44,6 +45,8 @@ def shipped(
     entry = find_family(name) if isinstance(name, str) else None
     if entry is None:
         raise InputError(f"shipped: there is no family {shown(family)}{nearest(str(family), FAMILIES)}")
+    if fields is not None and not isinstance(fields, Mapping):
+        raise InputError(f"shipped: fields={shown(fields)} is not a mapping")
     # The library replaces a 0 in the file by its default.
     std = finite_number("shipped", "initializer_range", initializer_range or entry.initial_std)
     numbers, meant = _version(version) if version is not None or entry.other_rules else (None, "")
@@ -64,8 +67,14 @@ def shipped(
 
 def _rule_of(rule: str, tree: Transformer, std: float, family: str, fields: Mapping[str, Any] | None) -> TensorRule:
     """The settings of each tensor by one of the library's rules."""
+    for name in fields or ():
+        if name not in _FIELDS_OF.get(rule, ()):
+            known = ", ".join(_FIELDS_OF.get(rule, ())) or "none"
+            raise InputError(f"shipped: the rule of {family} reads no field {shown(name)}; it reads {known}")
     if rule == "rwkv":
         return rwkv_rule(tree)
+    if rule == "clip":
+        return clip_rule(tree, std, finite_number(family, "initializer_factor", (fields or {}).get("initializer_factor", 1.0)))
     plain = normal_rule(tree, std, deep=_DEEP.get(rule, ()), where=f"{family}: ")
     if rule in _OF_MIXERS:
         return mixer_rule(tree, rule, plain, family, fields)
@@ -197,15 +206,26 @@ def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str
 
     fields = text_part(config if isinstance(config, Mapping) else read_source(config))
     read_design(fields)  # a broken file gets a sentence about its fault
-    options: dict[str, Any] = {"family": fields["model_type"], "initializer_range": None}
     family = find_family(fields["model_type"])
-    if family is not None and family.initial_rule in _OF_MIXERS:
-        own = {name: fields[name] for name in MIXER_FIELDS if fields.get(name) is not None}
-        options |= {"fields": own} if own else {}
-    for name in ("initializer_range", "init_std", "initializer_factor"):
-        if fields.get(name) is not None:
-            return {**options, "initializer_range": finite_number("config", name, fields[name], closed=True)}
-    return options
+    table, name = ({}, "") if family is None else _stated(fields, family.initial_field)
+    given = table.get(name)
+    std = None if given is None else finite_number("config", name, given, closed=True)
+    options: dict[str, Any] = {"family": fields["model_type"], "initializer_range": std}
+    known = () if family is None else _FIELDS_OF.get(family.initial_rule, ())
+    own = {name: fields[name] for name in known if fields.get(name) is not None}
+    return options | ({"fields": own} if own else {})
+
+
+def _stated(fields: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], str]:
+    """The table of a configuration that holds a field, whose name may follow that of a stack and a dot; and the name.
+
+    The library asks every configuration for ``initializer_range`` before ``init_std``.
+    """
+    stack, _, name = path.rpartition(".")
+    if name == "init_std" and fields.get("initializer_range") is not None:
+        name = "initializer_range"
+    inner = fields.get(stack) if stack else fields
+    return (inner if isinstance(inner, Mapping) else {}), name
 
 
 def _t5_rule(tree: Transformer, factor: float) -> TensorRule:
@@ -255,5 +275,7 @@ def _modernbert_rule(tree: Transformer, std: float) -> TensorRule:
 
 _OF_MIXERS = ("mamba", "mamba2", "jamba", "nemotron_h", "state-space", "gated-delta")
 """The rules for mixers; every other tensor has the plain one."""
-_OWN = {"t5": _t5_rule, "modernbert": _modernbert_rule, "clip": clip_rule, "siglip": siglip_rule}
+_FIELDS_OF: dict[str, Collection[str]] = {**dict.fromkeys(_OF_MIXERS, MIXER_FIELDS), "clip": ("initializer_factor",)}
+"""The fields of a configuration that each rule reads beyond the one that states its standard deviation."""
+_OWN = {"t5": _t5_rule, "modernbert": _modernbert_rule, "siglip": siglip_rule}
 """The rules that differ between matrices otherwise than by depth, as functions of the tree and the standard deviation."""

@@ -26,12 +26,7 @@ MIXER_FIELDS: dict[str, Any] = {
 
 def _fields(family: str, given: Mapping[str, Any] | None, **usual: Any) -> dict[str, Any]:
     """The fields, checked."""
-    if given is not None and not isinstance(given, Mapping):
-        raise InputError(f"shipped: fields={shown(given)} is not a mapping")
     found = {**MIXER_FIELDS, **usual, **(given or {})}
-    for name in found:
-        if name not in MIXER_FIELDS:
-            raise InputError(f"shipped: there is no field {shown(name)}; known are {', '.join(MIXER_FIELDS)}")
     for name in ("time_step_min", "time_step_max", "time_step_floor", "time_step_scale"):
         found[name] = finite_number(family, name, found[name])
     if found["time_step_init_scheme"] not in ("random", "constant"):

@@ -13,8 +13,8 @@ _WIDER = 1 / 0.87962566103423978
 """The library widens these draws for a cut at two standard deviations, and then cuts them at two, which is far beyond."""
 
 
-def clip_rule(tree: Transformer, std: float) -> TensorRule:
-    """CLIP's rule, with a factor of 1; `std` is for patches and their positions."""
+def clip_rule(tree: Transformer, std: float, factor: float = 1.0) -> TensorRule:
+    """CLIP's rule; `std` is for patches and their positions, `factor` multiplies every deviation."""
     depths = depths_of(tree)
 
     def rule(weight: Weight) -> Choice:
@@ -23,8 +23,8 @@ def clip_rule(tree: Transformer, std: float) -> TensorRule:
             return plain
         if weight.kind in ("patch", "positions", "tokens"):
             # Of texts it is 0.02 whatever the file says.
-            return Choice(std if tree.stem.images else 0.02, "clip: one standard deviation for what the stem adds")
-        whole, depth = 1 / math.sqrt(tree.width), depths.get(weight.stack, 1)
+            return Choice(factor * (std if tree.stem.images else 0.02), "clip: one standard deviation for what the stem adds")
+        whole, depth = factor / math.sqrt(tree.width), depths.get(weight.stack, 1)
         if weight.kind in ("query", "key", "value", "down"):
             return Choice(whole / math.sqrt(2 * depth), f"clip: 1/sqrt(width) over the square root of {2 * depth} branches")
         if weight.kind == "up":

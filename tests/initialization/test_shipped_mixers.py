@@ -95,7 +95,7 @@ def test_own_values_replace_a_law():
         ({"time_step_min": -1}, "mamba: time_step_min=-1 is not a number in"),
         ({"time_step_init_scheme": "even"}, "time_step_init_scheme='even' is neither random nor constant"),
         ({"rescale_prenorm_residual": 1}, "rescale_prenorm_residual is neither true nor false"),
-        ({"colour": 1}, "there is no field 'colour'"),
+        ({"colour": 1}, "the rule of mamba reads no field 'colour'; it reads time_step_min, "),
         (7, "fields=7 is not a mapping"),
     ],
 )

@@ -103,6 +103,8 @@ class Family:
     """Versions of the library with another rule: the first of them, the first after them, the rule."""
     initial_std: float = 0.02
     """The standard deviation for a configuration that states none."""
+    initial_field: str = "initializer_range"
+    """The field that states it, or the factor in its place, with a dot if it is that of a stack; empty for none."""
     even_rotation: bool = True
     """False if the library's code rotates an odd number of dimensions per head as ours does; otherwise it fails on them."""
     factors: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None

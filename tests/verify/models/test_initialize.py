@@ -158,6 +158,12 @@ CHANGED = [
     ("mamba2", {"rescale_prenorm_residual": True, "time_step_floor": 0.01}),
     ("nemotron_h", {"rescale_prenorm_residual": False}),
     ("rwkv", {"attention_hidden_size": 32, "intermediate_size": 20}),
+    ("clip_vision_model", {"initializer_factor": 0.5}),
+    ("clip_text_model", {"initializer_factor": 0.5, "initializer_range": 0.07}),
+    ("t5", {"initializer_range": 0.07}),
+    ("t5gemma", {"initializer_range": 0.07}),
+    ("llama", {"initializer_factor": 0.5, "init_std": 0.5}),
+    ("bart", {"initializer_range": 0.07}),
     ("gpt2", {"add_cross_attention": True}),
     ("gpt_bigcode", {"add_cross_attention": True, "multi_query": False}),
 ]
@@ -173,7 +179,7 @@ def test_shipped_follows_the_fields(family, more):
         return max(deviations(model, tree, recipe(tree, "shipped", **options)), key=lambda row: abs(row[3]))
 
     assert abs(worst(shipped_options(config))[3]) < 5
-    if family in ("mamba", "mamba2", "nemotron_h"):  # the others have another tree
+    if family in ("mamba", "mamba2", "nemotron_h", "clip_vision_model"):  # the others have another tree, or no other rule
         assert abs(worst(shipped_options(config_of(family)))[3]) > 10
 
 

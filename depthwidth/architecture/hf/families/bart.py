@@ -18,6 +18,7 @@ BART = Family(
     parts=(tied_tables(), encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,
+    initial_field="init_std",
 )
 
 MBART = Family(
@@ -30,6 +31,7 @@ MBART = Family(
     parts=(tied_tables(), encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,
+    initial_field="init_std",
 )
 
 BLENDERBOT = Family(
@@ -53,4 +55,5 @@ BLENDERBOT = Family(
     parts=(tied_tables(), encoder_fields(), scaled_tokens()),
     weights=weights(),
     buffers=LOGIT_BIAS,
+    initial_field="init_std",
 )

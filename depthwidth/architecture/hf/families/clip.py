@@ -63,7 +63,6 @@ _DEFAULTS = {
     "layer_norm_eps": 1e-5,
     "projection_dim": 512,
 }
-_FACTOR = {"initializer_factor": (1.0, "the scheme shipped is that of a factor of 1")}
 
 CLIP_IMAGES = Family(
     "clip_vision_model",
@@ -82,7 +81,6 @@ CLIP_IMAGES = Family(
         "CLIPVisionModel": {"head": "projection", "projection_width": None},
         "CLIPVisionModelWithProjection": {"head": "projection"},
     },
-    noted=_FACTOR,
     parts=(image_part(), projection()),
     weights={**IMAGE_WEIGHTS, "visual_projection": "head.linear"},
     initial_rule="clip",
@@ -105,7 +103,6 @@ CLIP_TEXTS = Family(
         "CLIPTextModel": {"head": "projection", "projection_width": None, "projection_reads": "last"},
         "CLIPTextModelWithProjection": {"head": "projection", "projection_reads": "last"},
     },
-    noted=_FACTOR,
     parts=(projection(),),
     weights={**text_weights("decoder"), "text_projection": "head.linear"},
     initial_rule="clip",

@@ -45,6 +45,7 @@ M2M_100 = Family(
     models=models("M2M100", alone=False),
     parts=(encoder_fields(), scaled_tokens(), _sinusoids()),
     weights=weights(),
+    initial_field="init_std",
 )
 
 
@@ -88,4 +89,5 @@ XGLM = Family(
         "lm_head": "head.unembedding",
         **in_blocks("layers.#", "decoder", block_weights("self_attn", "encoder_attn")),
     },
+    initial_field="init_std",
 )

@@ -65,6 +65,7 @@ MARIAN = Family(
     parts=(tied_tables(), encoder_fields(), scaled_tokens(), stored_positions(), _vocabularies()),
     weights=weights(),
     buffers=LOGIT_BIAS,
+    initial_field="init_std",
 )
 
 PEGASUS = Family(
@@ -77,4 +78,5 @@ PEGASUS = Family(
     parts=(tied_tables(), encoder_fields(), scaled_tokens(), stored_positions()),
     weights=weights(),
     buffers=LOGIT_BIAS,
+    initial_field="init_std",
 )

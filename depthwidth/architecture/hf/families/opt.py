@@ -101,4 +101,5 @@ OPT = Family(
             },
         ),
     },
+    initial_field="init_std",
 )

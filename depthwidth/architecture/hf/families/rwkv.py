@@ -88,4 +88,5 @@ RWKV = Family(
         ),
     },
     initial_rule="rwkv",
+    initial_field="",
 )

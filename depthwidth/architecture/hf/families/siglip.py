@@ -61,6 +61,7 @@ SIGLIP_IMAGES = Family(
         "head.mlp.fc2": "head.feed_forward.down",
     },
     initial_rule="siglip",
+    initial_field="",
 )
 
 SIGLIP_TEXTS = Family(
@@ -78,4 +79,5 @@ SIGLIP_TEXTS = Family(
     parts=(_projection(),),
     weights={**text_weights("encoder"), "head": "head.linear"},
     initial_rule="siglip",
+    initial_field="",
 )

@@ -102,4 +102,5 @@ SWITCH_TRANSFORMERS = Family(
     weights={**WEIGHTS, **stack_weights("encoder", 1, _PARTS), **stack_weights("decoder", 2, _PARTS)},
     initial_rule="t5",
     initial_std=1.0,
+    initial_field="initializer_factor",
 )

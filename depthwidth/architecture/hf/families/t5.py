@@ -175,6 +175,7 @@ T5 = Family(
     weights=WEIGHTS,
     initial_rule="t5",
     initial_std=1.0,
+    initial_field="initializer_factor",
 )
 
 _MULTILINGUAL = {
@@ -198,6 +199,7 @@ MT5 = Family(
     weights=WEIGHTS,
     initial_rule="t5",
     initial_std=1.0,
+    initial_field="initializer_factor",
 )
 
 UMT5 = Family(
@@ -212,4 +214,5 @@ UMT5 = Family(
     weights=WEIGHTS,
     initial_rule="t5",
     initial_std=1.0,
+    initial_field="initializer_factor",
 )

@@ -115,4 +115,5 @@ T5GEMMA = Family(
         **in_blocks("decoder.layers.#", "decoder", _block_weights("self_attn", "cross_attn")),
     },
     initial_rule="normal-by-classes",
+    initial_field="decoder.initializer_range",
 )

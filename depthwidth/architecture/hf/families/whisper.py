@@ -51,4 +51,5 @@ WHISPER = Family(
     models=models("Whisper"),
     parts=(tied_tables(), _sound()),
     weights={**weights("proj_out"), "encoder.conv1": "source.first", "encoder.conv2": "source.second"},
+    initial_field="init_std",
 )
