@@ -141,7 +141,7 @@ def plan(
         if given.get(by_unit) is not None:
             raise InputError(f"{shown(budget)} and --{by_unit} are the same budget; give one")
         given[by_unit] = budget
-    asked = _requested_budget(given, words)
+    asked = _requested_budget(given, words, None if budget else counts)
     kind = next(iter(asked), counts or "parameters")
     applied = {"tokens": tokens, "tokens_per_parameter": tokens_per_parameter, "dtype": dtype, "masked": masked}
     _check_options(kind, applied)
@@ -181,8 +181,10 @@ def plan(
     emit(form, data, found.rows() if form in ("csv", "markdown") else [], page)
 
 
-def _requested_budget(given: dict[str, str | None], words: dict[str, Any]) -> dict[str, str]:
-    """The budget by its kind; empty if a depth and a width are given instead."""
+def _requested_budget(given: dict[str, str | None], words: dict[str, Any], counts: str | None) -> dict[str, str]:
+    """The budget by its kind; empty if a depth and a width are given instead. `counts` is a way to count that no budget has."""
+    if counts is not None:
+        raise InputError(f"--{counts.replace('_', '-')} has no meaning without BUDGET")
     asked = {kind: amount for kind, amount in given.items() if amount is not None}
     if len(asked) != 1 and (asked or words["depth"] is None or words["width"] is None):
         raise InputError("plan takes one budget: BUDGET parameters, --flops, --memory or --weights")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -378,9 +378,14 @@ def _preset(preset: str, choices: Mapping[str, Any], vocab_multiple: int | None)
     # The preset's number of key-value heads is a habit, one that the caller gives is exact.
     usual = kept.pop("kv_heads") if "kv_heads" in PRESETS[preset] and "kv_heads" not in choices else None
     design = _pad_vocabulary(Design.of(depth=1, width=64, **kept), vocab_multiple)
-    if design.experts is None and "top_k" in choices:
-        raise InputError("plan: top_k has no meaning without experts")
+    _check_top_k(design, choices)
     return design, usual
+
+
+def _check_top_k(design: Design, choices: Mapping[str, Any], blocks: Iterable[Mapping[str, Any]] = ()) -> None:
+    """Refuse a number of experts for each token where there are no experts."""
+    if "top_k" in choices and design.experts is None and not any("experts" in block for block in blocks):
+        raise InputError("plan: top_k has no meaning without experts")
 
 
 def _checked_ratio(ratio: Any) -> Fraction:
@@ -436,7 +441,11 @@ def _kept_choices(
         "window": _period(design.window), "blocks": None, "shared_groups": None,
         "encoder": _without_shape(design.encoder),
     }  # fmt: skip
-    kept = _pad_vocabulary(replace(design, **(without_shape | without_none(choices))), vocab_multiple)
+    chosen = without_none(choices)
+    if "bias" in chosen:  # of all linear maps: the design's own values for some of them would override it
+        without_shape |= dict.fromkeys(("attention_bias", "attention_out_bias", "ffn_bias"))
+    kept = _pad_vocabulary(replace(design, **(without_shape | chosen)), vocab_multiple)
+    _check_top_k(kept, chosen, design.blocks or ())
     if kept.kv_heads is not None:
         group = 1
     first_blocks, blocks = _pattern([_relative(block, ffn) for block in design.blocks or ()])

@@ -310,6 +310,8 @@ BAD = [
     (("plan", "1B", "--depth", "25", "--pipeline", "4"), "cannot be divided evenly among pipeline=4"),
     (("plan", "1B", "--save", "config.txt"), "does not end in .json"),
     (("plan", "1B", "--scheme", "xavier"), "--scheme has no meaning without --save"),
+    (("plan", "--depth", "24", "--width", "1024", "--active"), "--active has no meaning without BUDGET"),
+    (("plan", "--flops", "1e20", "--non-embedding"), "--non-embedding has no meaning without BUDGET"),
     (("compare", "24x1024"), "two models or more"),
     (("compare", "24x1024", "nowhere.json"), "nowhere.json"),
     (("compare", "24x1024", "12x1408", "--rule", "levine"), "did you mean 'levine2020'"),

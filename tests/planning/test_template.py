@@ -148,6 +148,23 @@ def test_like_repeats_a_pattern_of_blocks():
     assert [block.attention.branch.position is None for block in tree.decoder.blocks()] == [i % 4 == 3 for i in range(10)]
 
 
+def test_choices_go_before_those_of_the_model_it_is_like():
+    """Llama's own values for the biases of each part would override a bias asked of all linear maps."""
+    llama = {"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 1000}
+    design = read_design(llama)
+    assert not any(tree.attention.bias or tree.feed_forward.bias for tree in [Template.like(design).at(4, 256)])
+    biased = Template.like(design, {"bias": True}).at(4, 256)
+    assert biased.attention.bias
+    assert biased.attention.out_bias
+    assert biased.feed_forward.bias
+    partly = Template.like(design, {"bias": True, "attention_bias": False}).at(4, 256)
+    assert (partly.attention.bias, partly.feed_forward.bias) == (False, True)
+    with pytest.raises(InputError, match="top_k has no meaning without experts"):
+        Template.like(design, {"top_k": 2})
+    experts = read_design({"model_type": "deepseek_v3", "first_k_dense_replace": 1, "num_hidden_layers": 3})
+    assert Template.like(experts, {"top_k": 2})
+
+
 def test_like_keeps_unusual_ratios():
     t5_11b = read_design({"model_type": "t5", "d_model": 1024, "d_kv": 128, "num_heads": 128, "d_ff": 65536, "num_layers": 24})
     template = Template.like(t5_11b)
