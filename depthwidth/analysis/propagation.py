@@ -421,7 +421,8 @@ class _Input:
         if tree.stack.penalises_distance and tree.kind != "encoder-decoder" and tokens > 1:
             return Distances.back(min(tokens, LONGEST_APART))
         # Pairs of equal tokens and of different ones keep moments of their own, unless the caller gives every pair the same.
-        apart = self.correlation is None and tree.kind != "encoder-decoder" and 0 < self.mean_match < 1
+        some = 0 < self.mean_match < 1 - _ROUNDING  # Zipf's sums for a vocabulary of one token are 1 to rounding
+        apart = self.correlation is None and tree.kind != "encoder-decoder" and some
         apart = apart and tree.stack.separates_equal_tokens
         match = self.mean_match if apart else None
         if not tree.stack.causal and tokens > 1:

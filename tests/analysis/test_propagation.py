@@ -432,6 +432,13 @@ def test_a_small_vocabulary_repeats_as_often_as_its_tokens_do(vocab):
     assert first.correlation == pytest.approx((frequencies**2).sum() / frequencies.sum() ** 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["decoder", "encoder", "encoder-decoder"])
+def test_the_tokens_of_a_vocabulary_of_one_stay_equal(kind):
+    frame = propagate(Transformer(3, 32, 4, vocab=1, context=16, kind=kind, positions="none"), "xavier")
+    forward = frame[(frame.direction == "forward") & (frame.second_moment > 0)]
+    assert forward.correlation.to_numpy() == pytest.approx(1.0, abs=1e-9)
+
+
 @pytest.mark.slow
 def test_tokens_that_repel_pass_through_an_encoder(rng):
     """Full attention on three tokens of correlation -0.4, near the least they can have, against 3,000 layers at width 64."""
