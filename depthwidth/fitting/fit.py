@@ -33,6 +33,10 @@ STARTS = 24
 POLISHED = 3
 """Minima of the search that are refined under the objective itself."""
 MOST_DRAWS = 10_000
+LEAST_DELTA = 1e-9
+"""Least threshold of a Huber loss, and its inverse the largest: far below and far above any error of a loss."""
+LARGEST_LOG = 300.0
+"""Largest logarithm of a factor or a constant, and its negative the least: a smaller one is 0, and squares stay numbers."""
 FAR_OFF = 4.0
 """Robust standard errors beyond which a bootstrap fit counts as that far off: 6 in 100,000 of a normal distribution are."""
 
@@ -148,8 +152,8 @@ def objective_of(law: Law, loss: str | None = None, delta: float | None = None, 
     if law.cells:
         raise InputError(f"fit: {law.name} is fitted by least squares, because its factors are eliminated by means")
     delta = (law.delta or 1e-3) if delta is None else delta
-    if not (np.isfinite(delta) and delta > 0):
-        raise InputError(f"fit: delta={shown(delta)} is not above 0")
+    if not LEAST_DELTA <= delta <= 1 / LEAST_DELTA:
+        raise InputError(f"fit: delta={shown(delta)} is not a number from {LEAST_DELTA:g} to {1 / LEAST_DELTA:g}")
     return Objective(float(delta), logarithm)
 
 
@@ -330,12 +334,12 @@ class Reporter:
         exponents = self.problem.values(thetas)
         for factor, exponent, log_centre in self.factors:
             found[..., factor] = found[..., factor] + exponents[..., exponent] * log_centre
-        return np.asarray(found)
+        return np.where(self.logs, np.clip(found, -LARGEST_LOG, LARGEST_LOG), found)
 
     def values(self, thetas: Array) -> Array:
         """The coefficients."""
         found = self.logarithms(thetas)
-        return np.where(self.logs, np.exp(np.clip(np.where(self.logs, found, 0.0), -300, 300)), found)
+        return np.where(self.logs, np.exp(np.where(self.logs, found, 0.0)), found)
 
     def covariance(self, thetas: Array, centre: Array) -> Array:
         """Covariance of fits, of factors to first order from that of their logarithms.

@@ -8,6 +8,7 @@ number of bytes, that of the fullest device.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..architecture import RECOMPUTE, Transformer
@@ -21,6 +22,9 @@ from .optimizers import OPTIMIZERS
 
 ADAPTED = {"all": (), "attention": ("query", "key", "value", "out"), "query-value": ("query", "value")}
 """The maps of blocks that get adapters of low rank, by name, as kinds of their matrices; ``all`` but the routers."""
+
+MOST_STAGES = 10_000
+"""Stages of a pipeline: each is told apart, in time and in the result."""
 
 
 @frozen
@@ -56,8 +60,9 @@ class Parallelism:
     context: int = 1
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("data", "tensor", "pipeline", "expert", "context")}
+        counts = {name: getattr(self, name) for name in ("data", "tensor", "expert", "context")}
         check_whole("parallelism", largest=2**20, **counts)
+        check_whole("parallelism", largest=MOST_STAGES, pipeline=self.pipeline)
         if self.microbatches is not None:
             check_whole("parallelism", microbatches=self.microbatches)
         if self.zero not in (0, 1, 2, 3) or isinstance(self.zero, bool):
@@ -247,7 +252,12 @@ def training_memory(
         context = _share_of_sequence(tree, parallelism, context, conventions)
     own, run, stages = stages_of(tree, parallelism, context=context, source=source, **conventions)
     shared = own.own_saved(run)  # the output of an encoder, which every cross-attention reads
-    memory = tuple(_Device(stage, number, parallelism, setup, shared).memory() for number, stage in enumerate(stages))
+    known: dict[Any, _Device] = {}
+    devices = (
+        known.setdefault(tuple((p.site, id(p.layer), p.copies) for p in stage), _Device(stage, parallelism, setup, shared))
+        for stage in stages
+    )
+    memory = tuple(device.memory(number) for number, device in enumerate(devices))
     whole = (held for stage in _stages(tree, run, 1) for held in _held_tensors(stage, setup))
     return ParallelMemory(memory, parallelism, setup, sum(one.values for one in whole if one.trained))
 
@@ -501,13 +511,20 @@ def _check_frozen(tree: Transformer, setup: TrainingSetup) -> None:
 
 
 class _Device:
-    """The bytes of one device of a stage."""
+    """The bytes of one device of a stage; equal stages share it, and differ in the micro-batches that are in flight."""
 
-    def __init__(self, parts: list[Part], stage: int, parallelism: Parallelism, setup: TrainingSetup, shared: int) -> None:
-        self.parts, self.stage, self.parallelism, self.setup, self.shared = parts, stage, parallelism, setup, shared
+    def __init__(self, parts: list[Part], parallelism: Parallelism, setup: TrainingSetup, shared: int) -> None:
+        self.parts, self.parallelism, self.setup, self.shared = parts, parallelism, setup, shared
 
-    def memory(self) -> DeviceMemory:
-        """All of it."""
+    def memory(self, stage: int) -> DeviceMemory:
+        """All of it, on a stage by its number."""
+        states, gathered, kept, working = self._counts
+        flights = self.parallelism.in_flight(stage)
+        return DeviceMemory(**states, activations=flights * kept + working, gathered=gathered, stage=stage)
+
+    @cached_property
+    def _counts(self) -> tuple[dict[str, int], int, int, int]:
+        """Weights and states, what is gathered, and the activations of a micro-batch in flight and at work."""
         setup, zero = self.setup, self.parallelism.zero
         held = list(_held_tensors(self.parts, setup))
         weight = bits_of(setup.dtype)
@@ -527,7 +544,7 @@ class _Device:
             total["gradients"] += _bytes(trained * gradient, replicas if zero >= 2 else 1)
             total["master"] += _bytes(trained * copy, replicas if zero >= 1 else 1)
             total["optimizer"] += _bytes(8 * states, replicas if zero >= 1 else 1)
-        return DeviceMemory(**total, activations=self.activations(), gathered=self.gathered(weight, gradient), stage=self.stage)
+        return total, self.gathered(weight, gradient), *self.activations()
 
     def gathered(self, weight: int, gradient: int) -> int:
         """Bytes of the blocks that are whole for a while under stage 3 of ZeRO."""
@@ -545,9 +562,8 @@ class _Device:
                 largest = max(largest, two * (trained * weight + fixed * frozen) + trained * gradient)
         return _bytes(largest, 1)
 
-    def activations(self) -> int:
-        """Bytes that forward passes keep for backward passes: as many micro-batches as are in flight."""
-        flights = self.parallelism.in_flight(self.stage)
+    def activations(self) -> tuple[int, int]:
+        """Bytes that the forward pass of a micro-batch keeps for its backward pass, and those of a block that is recomputed."""
         whole = self.setup.recompute == "full"
         kept = self.of_stream(self.shared)
         working: dict[str, int] = {}  # of a block of each stack
@@ -558,7 +574,7 @@ class _Device:
                 working[stack] = max(working.get(stack, 0), self.saved(part))
             else:
                 kept += part.active * self.saved(part)
-        return flights * kept + sum(working.values())
+        return kept, sum(working.values())
 
     def saved(self, part: Part) -> int:
         """Bytes that one pass through one copy keeps, adapters' own features included."""

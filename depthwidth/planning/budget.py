@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -32,6 +31,8 @@ _CAPS = ("flops", "memory", "weights")
 LARGEST_AMOUNT = 10**26
 """The largest budget accepted: shapes that use it up have dimensions beyond those that a component accepts."""
 TOKENS_PER_PARAMETER = policy.TOKENS_PER_PARAMETER
+MOST_TOKENS_PER_PARAMETER = 1e6
+"""Largest ratio of training tokens to parameters, and its inverse the smallest; models have 1 to 10,000."""
 
 
 def kind_by_unit(amount: Any, kind: str = "parameters") -> str:
@@ -100,8 +101,11 @@ class Budget:
         self.parallelism  # noqa: B018
         if self.tokens is not None:
             check_whole("budget", tokens=self.tokens, largest=10**18)
-        if not 0 < self.tokens_per_parameter < math.inf:
-            raise InputError(f"budget: tokens_per_parameter={shown(self.tokens_per_parameter)} is not a positive number")
+        if not 1 / MOST_TOKENS_PER_PARAMETER <= self.tokens_per_parameter <= MOST_TOKENS_PER_PARAMETER:
+            raise InputError(
+                f"budget: tokens_per_parameter={shown(self.tokens_per_parameter)} is not a number from "
+                f"{1 / MOST_TOKENS_PER_PARAMETER:g} to {MOST_TOKENS_PER_PARAMETER:g}"
+            )
 
     @property
     def parallelism(self) -> Parallelism:

@@ -1,5 +1,6 @@
 """Fits of runs drawn from known laws: coefficients come back within their errors, and a law of the wrong form is told."""
 
+import importlib
 import itertools
 import math
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from depthwidth import InputError
-from depthwidth.fitting import find_law, fit, own_law
+from depthwidth.fitting import find_law, fit, own_law, read_runs
 from depthwidth.fitting.held_out import surface_errors
 from depthwidth.fitting.problem import Objective, Problem
 from depthwidth.fitting.slopes import linear_coefficients, value_and_slopes
@@ -127,6 +128,20 @@ def test_a_coefficient_that_runs_away_is_named(rng):
     assert any("do not pin down" in sentence for sentence in found.sentences)
 
 
+def test_a_factor_that_ran_away_to_zero_has_a_finite_error(rng):
+    """Among bootstrap fits, one whose factor has a logarithm of -1e90: a variance of 1e181 times its square overflowed."""
+    module = importlib.import_module("depthwidth.fitting.fit")
+    law = find_law("gemstones")
+    read = read_runs(runs(gemstones, rng), law.needs)
+    problem, centres = module.problem_of(read, law, Objective(1e-3, True))
+    reporter = module.Reporter(problem, law, centres)
+    thetas = np.repeat(np.ones((1, len(law.coefficients))), 3, axis=0)
+    thetas[:, problem.names.index("D")] = [150, -1e90, 150]
+    error = np.sqrt(np.diag(reporter.covariance(thetas, thetas[0])))
+    assert np.isfinite(error).all()
+    assert error[problem.names.index("D")] > 1e65
+
+
 def test_slopes_are_those_of_differences(rng):
     text = "E + A * x**-p / (1 + exp(b - c * x)) - max(x, q) * log(x + 2) + sqrt(x) * min(q, 0.3)"
     node, names = read(text), ("E", "A", "p", "b", "c", "q")
@@ -175,7 +190,7 @@ def test_the_surface_leaves_a_model_out_as_a_refit_does(rng):
         ({"law": "depth"}, "there is no law 'depth'"),
         ({"law": "loss = 3 * width"}, "has no coefficient"),
         ({"law": "chinchilla", "loss": "absolute"}, "not one of huber, squares"),
-        ({"law": "chinchilla", "delta": -1.0}, "delta=-1.0 is not above 0"),
+        ({"law": "chinchilla", "delta": -1.0}, "delta=-1.0 is not a number from 1e-09 to 1e"),
         ({"law": "chinchilla", "loss": "squares", "delta": 1e-3}, "no meaning for least squares"),
         ({"law": "chinchilla", "errors": "mcmc"}, "no method 'mcmc'"),
         ({"law": "chinchilla", "errors": "profile"}, "need least squares"),

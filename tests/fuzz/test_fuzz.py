@@ -163,6 +163,10 @@ OPTIONS = {
     ("plan", "1B", "--ffn-ratio", "1e99999999"): "is not a ratio like 4, 2.6875 or 8/3",
     ("plan", "1B", "--ffn-ratio", "1/0"): "is not a ratio like 4, 2.6875 or 8/3",
     ("plan", "--flops", "1e22", "--tokens-per-parameter", "nan"): "tokens_per_parameter='nan' is not a finite number",
+    ("plan", "--flops", "1e20", "--tokens-per-parameter", "1e-300"): "is not a number from 1e-06 to 1e+06",
+    ("plan", "--flops", "1e20", "--tokens-per-parameter", "1e300"): "is not a number from 1e-06 to 1e+06",
+    ("plan", "--memory", "80GB", "--pipeline", "1e6"): "pipeline=1000000 is not a whole number from 1 to 10,000",
+    ("fit", "runs.csv", "--delta", "1e300"): "delta=1e+300 is not a number from 1e-09 to 1e+09",
     ("verify", "fit", "walk", "y = a", "--start", "a=1", "--draws", "1e12"): "draws='1e12' is above 100,000",
     ("verify", "run", "moments", "--workers", "1000000000"): "workers=1000000000 is not a whole number from 1 to 10,000",
     ("verify", "run", "moments", "--ensemble", "1e9"): "ensemble='1e9' is above 10,000",
@@ -188,6 +192,7 @@ def test_an_option_has_a_ceiling(invoke, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama.json").write_text(json.dumps(drivers.LLAMA))
     (tmp_path / "text.txt").write_text("a b a c " * 50)
+    (tmp_path / "runs.csv").write_text("width,depth,parameters,tokens,loss\n64,2,1e5,2e6,4.3\n")
     result = invoke(*words)
     assert (result.status, result.error.count("\n")) == (2, 1)
     assert OPTIONS[words] in result.error

@@ -1,5 +1,6 @@
 """Training memory of each device, against published formulas and tables, torch's own optimisers, and itself."""
 
+import itertools
 import math
 
 import pytest
@@ -416,3 +417,19 @@ def test_what_cannot_be_divided_by_tokens_is_refused():
         training_memory(Transformer.from_config({"model_type": "t5"}), two)
     with pytest.raises(InputError, match="context"):
         Parallelism(context=0)
+
+
+def test_equal_stages_are_counted_once(monkeypatch):
+    """A pipeline of as many stages as blocks: the first stage, the last, and one for all between them."""
+    from depthwidth.hardware import parallelism
+
+    counted = []
+    one = parallelism._Device.activations
+    monkeypatch.setattr(parallelism._Device, "activations", lambda self: counted.append(1) or one(self))
+    tree = Transformer(depth=64, width=16, heads=2, vocab=50, context=8)
+    found = training_memory(tree, Parallelism(pipeline=64)).stages
+    assert len(counted) == 3
+    assert [stage.stage for stage in found] == [*range(64)]
+    kept = [stage.activations for stage in found[1:-1]]  # one micro-batch less in flight on each
+    assert {a - b for a, b in itertools.pairwise(kept)} == {kept[-1] // 2}
+    assert len({stage._replace(activations=0, stage=0) for stage in found}) == 3
