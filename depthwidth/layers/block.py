@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,7 +84,11 @@ class Residual(Layer):
             if self.norm_out is not None and x.spread:
                 pull_scaled = signal.pull_past_norms(pull_scaled, y, added, self.width)
             paths = [(pull_scaled, draw.whole is not None)]
-            options = {"normed": self.normed, "several": self.branch.pulls_several}
+            options = {
+                "normed": self.normed,
+                "several": self.branch.pulls_several,
+                "with_stream": draw.with_stream,
+            }
             return y, site.record_gradient(signal.residual_pullback(self.read(x), paths, skip, site.trace, **options))
 
         layer, length, last = site.trace.layer, site.trace.length, site.trace.ends_at(site.role)
@@ -121,6 +126,8 @@ class Residual(Layer):
         pulls: list[Pullback] = []
         x = self.read(x)
         draw, read, through = signal.DrawSpread(0.0, 0.0), x, None
+        mixed: signal.MixedTokens | None = None
+        together: Number = 0.0
         for name, part in (("norm_in", self.norm_in), ("", self.branch), ("norm_out", self.norm_out)):
             if part is None:
                 continue
@@ -128,16 +135,20 @@ class Residual(Layer):
                 draw = self.branch.draw_spread(x, site)
                 if self.norm_out is not None and site.trace.finite_width:
                     through = self.branch.through_norm(x, site, normed=self.norm_in is not None)
-                    read = x if self.norm_in is None else x.spread_as(read.spread and read.spread.after_norm(read, x))
+                    if self.norm_in is not None:
+                        length = math.inf if self.branch.causal else site.trace.length
+                        read, mixed = signal.normed_input(read, x, draw, length)
             elif name == "norm_out" and self.norm_out and site.trace.finite_width:  # both norms may be one object
                 x = x.spread_as(signal.branch_spread(x, draw, self.width, read))
                 pulls.append(signal.pull_branch_norm(draw, x, self.width, self.norm_out.centred, through))
+                together, pull_together = signal.pull_mixed_norms(draw, mixed, x, read, self.width)
+                pulls.append(pull_together)
             x, pull_part = part.moments(x, site.at(name))
             pulls.append(pull_part)
             if name == "" and self.norm_in is not None:
                 draw = draw.of_normed_input(x.averages[0])
             elif name == "norm_out":
-                draw = draw.normed(x.averages[0])
+                draw = draw.normed(x.averages[0])._replace(with_stream=together)
 
         def pull(g: AnySignal) -> AnySignal:
             g = g.after_dropout(rate) if rate else g

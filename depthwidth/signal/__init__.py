@@ -8,6 +8,7 @@ from ..lazy import load_name
 
 if TYPE_CHECKING:
     from .residual import (
+        MixedTokens,
         NormFactors,
         NormSpread,
         PostNormDrift,
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
         lean_on_norm,
         norm_factors,
         norm_spread,
+        normed_input,
         post_norm_drift,
         pull_branch_norm,
+        pull_mixed_norms,
         pull_past_norms,
         pull_post_norm,
         residual_pullback,
@@ -48,9 +51,9 @@ if TYPE_CHECKING:
 # without any. The imports above repeat this for type checkers.
 _FILES = {
     "residual": (
-        "NormFactors NormSpread PostNormDrift add_branch add_gradient advance branch_spread covariance_factor "
-        "gradient_step lean_on_norm norm_factors norm_spread pull_past_norms post_norm_drift pull_branch_norm pull_post_norm "
-        "residual_pullback scaled unit_gradients"
+        "MixedTokens NormFactors NormSpread PostNormDrift add_branch add_gradient advance branch_spread covariance_factor "
+        "gradient_step lean_on_norm norm_factors norm_spread normed_input pull_past_norms post_norm_drift pull_branch_norm "
+        "pull_mixed_norms pull_post_norm residual_pullback scaled unit_gradients"
     ),
     "signal": "AnySignal DrawSpread NormedOutput Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
     "trace": "BlockRecords GradientStep Record Scales Site StepRecord Trace",
@@ -62,6 +65,7 @@ __all__ = [
     "BlockRecords",
     "DrawSpread",
     "GradientStep",
+    "MixedTokens",
     "NormFactors",
     "NormSpread",
     "NormedOutput",
@@ -88,8 +92,10 @@ __all__ = [
     "lean_on_norm",
     "norm_factors",
     "norm_spread",
+    "normed_input",
     "post_norm_drift",
     "pull_branch_norm",
+    "pull_mixed_norms",
     "pull_past_norms",
     "pull_post_norm",
     "quotient",

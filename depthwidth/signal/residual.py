@@ -562,6 +562,73 @@ def pull_branch_norm(
     return lambda g: g.times(own, pair)
 
 
+class MixedTokens(NamedTuple):
+    """The mean correlation of the tokens that a branch mixes, after a norm, between draws."""
+
+    variance: Number
+    with_size: Number
+    """Covariance with the second moment of one of them before the norm, over its mean"""
+
+    @classmethod
+    def of(cls, stream: AnySignal, length: float) -> MixedTokens:
+        """That of `length` tokens of the input of a norm; infinite for a long sequence.
+
+        Two products that share one token, and one product, have the covariances (u + z)/2 and (v + z)/2 in Gaussian features.
+
+        Notes
+        -----
+        Derivation: docs/derivations/finite-width.md, (W14).
+        """
+        (q, c), (v, *pairs) = stream.averages, stream.spread
+        if isinstance(stream, TokenSignal):
+            v, pairs = stream.positions.mean(v), [stream.positions.pair_mean(part) for part in pairs]
+        w, u, x, z = pairs
+        r, few = quotient(c, q), 1 / max(length, 2)
+        same = (v + z) / 2 - 2 * r * u + r * r * (v + w) / 2
+        one = (u + z) / 2 - r * (u + x) + r * r * (v + 3 * w) / 4
+        none = z - 2 * r * x + r * r * w
+        two = 2 * few * few / (1 - few)
+        ones = 2 * two / few * (1 - 2 * few) if few else 0.0
+        variance = two * same + ones * one + (1 - two - ones) * none
+        with_size = 2 * few * (u - r * (v + w) / 2) + (1 - 2 * few) * (x - r * w)
+        return cls(quotient(variance, q * q), quotient(with_size, q * q))
+
+
+def normed_input(stream: AnySignal, y: AnySignal, draw: DrawSpread, length: float) -> tuple[Any, MixedTokens | None]:
+    """The input `y` of a branch, a norm's output, with the spread that is left, and what it is if the branch mixes tokens.
+
+    `length` is that of a sequence, infinite if rows differ.
+    """
+    if stream.spread is None:
+        return y, None
+    spread, mixed = stream.spread.after_norm(stream, y), None
+    if draw.whole is not None:
+        mixed = MixedTokens.of(stream, length)
+        spread = spread._replace(covariances=mixed.variance * y.averages[0] ** 2 + 0.0 * spread.covariances)
+    return y.spread_as(spread), mixed
+
+
+def pull_mixed_norms(
+    draw: DrawSpread, mixed: MixedTokens | None, output: AnySignal, read: AnySignal, width: int
+) -> tuple[Number, Pullback]:
+    """Of a branch that mixes tokens between a norm of its input and one of its output: what both norms do together.
+
+    Its output is large if tokens are alike, and then they are large themselves. And of two tokens' gradients the norms of the
+    input take less, since the norm of the output has taken what is along the mean of the tokens.
+
+    Returns
+    -------
+    Relative covariance of the sizes that both norms divide by, and the correction of the gradient.
+    """
+    if mixed is None:
+        return 0.0, _itself
+    (a, _), (size, pair) = output.averages, read.averages
+    r, share = quotient(pair, size), quotient(a, draw.whole)
+    slope = _bounded(_slope(draw.whole, a, _below_one(r)), draw.whole)
+    both = quotient(slope * mixed.with_size, a)
+    return both, lambda g: g.times(1 + both, 1 + both + share * (1 - r) / width)
+
+
 def pull_past_norms(pull: Pullback, y: AnySignal, branch: AnySignal, width: int) -> Pullback:
     """The way back through a normed branch, for a gradient from which the next norms took what is along the stream `y`.
 
@@ -614,7 +681,14 @@ def lean_on_norm(g: AnySignal, x: AnySignal) -> Any:
 
 
 def residual_pullback(
-    x: AnySignal, paths: Sequence[tuple[Pullback, bool]], skip: Number, trace: Trace, *, normed: bool, several: bool = False
+    x: AnySignal,
+    paths: Sequence[tuple[Pullback, bool]],
+    skip: Number,
+    trace: Trace,
+    *,
+    normed: bool,
+    several: bool = False,
+    with_stream: Number = 0.0,
 ) -> Pullback:
     """The map of a gradient from the output of a residual without a norm after the sum to its input `x`.
 
@@ -627,6 +701,7 @@ def residual_pullback(
     skip : the factor on the stream.
     normed : whether branches are normalised.
     several : whether the paths take two gradients side by side, position by position.
+    with_stream : that of :class:`.DrawSpread`, of branches that mix tokens.
 
     Notes
     -----
@@ -646,6 +721,7 @@ def residual_pullback(
     @once  # a residual passes several gradients, and many residuals none
     def sizes() -> tuple[tuple[Number, Number], dict[bool, tuple[Number, Number]]]:
         v, w = _relative_sizes(x)
+        w = w + with_stream * x.averages[0]
         return (1 / x.second_moment, 1 / x.pair_second_moment), {True: (w, w), False: (v, _mean_of_pair(x, v, w))}
 
     def pull_leaning(g: AnySignal) -> Any:

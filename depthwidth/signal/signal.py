@@ -381,6 +381,8 @@ class DrawSpread(NamedTuple):
     """Of `along`, the part by which the output follows the size of the input; 0 if it does not"""
     growth: Number = 0.0
     """d ln |f|^2 / d ln |x|^2 of a branch whose input no norm has seen; 0 of one that reads or adds a normalised signal"""
+    with_stream: Number = 0.0
+    """Relative covariance of the size that a norm of the output divides by with the size of a token of the stream"""
 
     @classmethod
     def of_matrices(

@@ -75,6 +75,28 @@ def test_a_norm_of_a_branch_takes_off_the_direction_in_which_its_jacobian_is_lar
         assert gradients(tree, made)[0] > found[0] + 4 * errors[0]
 
 
+def test_two_norms_of_attention_divide_by_sizes_that_vary_together(monkeypatch):
+    """If tokens are alike, both they and their mean are large; and both norms take some of the same direction."""
+    tree = Transformer(
+        1, 18, 3, vocab=100, context=16, kind="encoder", norm="rmsnorm", activation="relu", bias=False, positions="none",
+        placement="sandwich",
+    )  # fmt: skip
+    made = recipe(tree, "xavier", tensors=UNIFORM)
+    found, errors = simulated_gradients(tree, made, draws=24_000)
+    allowed = 3 * errors + [0.01, 0.03] * found  # the second order: the square of 3/18 of the covariance, a third in the whole
+    assert (abs(gradients(tree, made) - found) < allowed).all()
+    with monkeypatch.context() as patch:
+        patch.setattr("depthwidth.signal.pull_mixed_norms", lambda *given: (0.0, lambda g: g))
+        assert gradients(tree, made)[1] < (found - allowed)[1]
+    with monkeypatch.context() as patch:  # as of a long sequence
+        patch.setattr(residual.MixedTokens, "of", _of_long(residual.MixedTokens.of))
+        assert gradients(tree, made)[1] < found[1] - 3 * errors[1] - 0.02 * found[1]
+
+
+def _of_long(right):
+    return lambda stream, length: right(stream, math.inf)
+
+
 def predicted(tree, made):
     frame = propagate(tree, made, variance=1.0, correlation=CORRELATION).set_index(["site", "direction"])
     name = tree.stack_name
