@@ -21,8 +21,8 @@ class Given:
     def residual(self, role):
         return self.scales
 
-    def varies(self, role):
-        return False
+    def along_blocks(self, role, layers):
+        return ()
 
 
 def start(given, length=8, finite_width=True, **options):

@@ -415,7 +415,7 @@ def _ends_of_some(columns: dict[str, Array], steps: list[_Step], finite_width: b
         # Branches add to an unscaled stream: their increments change slowly with the depth, and some blocks stand for all.
         scales = skip[plain], branch[plain]
         ends[:, plain], good = sampled_ends(
-            lambda state: through_block(state, *scales, zero[plain]), start[:, plain], depth[plain]
+            lambda state, _: through_block(state, *scales, zero[plain]), start[:, plain], depth[plain]
         )
         left[plain] = ~good
     if left.any():

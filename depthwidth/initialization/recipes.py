@@ -95,10 +95,19 @@ class Recipe:
 
     def varies(self, role: str) -> bool:
         """True if a number of this role, of a role inside it or of a residual branch there differs between blocks."""
+        return bool(self.along_blocks(role))
+
+    def along_blocks(self, role: str, layers: range | None = None) -> tuple[tuple[float, ...], ...]:
+        """The standard deviations, multipliers and residual scales under this role that differ between blocks.
+
+        Each is a number for each of these `layers`, by default for each block; equal ones count once.
+        """
         lines = [line for line in self.tensors if line.role.startswith(role)]
         numbers = [number for line in lines for number in (line.std, line.multiplier)]
         numbers += [scale for line in self.residuals if line.role.startswith(role) for scale in (line.skip, line.branch)]
-        return any(isinstance(number, tuple) and min(number) != max(number) for number in numbers)
+        some = slice(None) if layers is None else slice(layers.start, layers.stop)
+        each = dict.fromkeys(number[some] for number in numbers if isinstance(number, tuple))
+        return tuple(values for values in each if min(values) != max(values))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ Array = Any
 _NEGLIGIBLE = 3e-4
 """Error of the extrapolation of a term, relative to the gradient, at which a power series in a block's map ends: the terms
 after it are extrapolated."""
+_FRACTION = 1e-6
+"""Size of the last term of a fraction of a block, relative to the gradient: a stack has up to a hundred of them."""
 _TERMS = 24
 """Largest number of terms of such a series."""
 _REST = 1e-7
@@ -134,10 +136,31 @@ class _Gradients:
         with self._trace.silence():
             for blocks in gap:
                 count, each = blocks.total, blocks.strengths * blocks.exponents
-                whole = [min(1.0, count - step) for step in range(math.ceil(count))] if count <= _FAR * len(each) else each
-                for share in whole:
-                    vector = vector + share * (self.pull(vector)[0] - vector)
+                if count <= _FAR * len(each):
+                    for _ in range(int(count)):
+                        vector = self.pull(vector)[0]
+                    vector = self._fraction(vector, count % 1)
+                else:
+                    for share in each:
+                        vector = vector + share * (self.pull(vector)[0] - vector)
         return vector
+
+    def _fraction(self, vector: Array, share: float) -> Array:
+        """A power below 1 of the map 1 + B, as the binomial series; it ends before a term that B has made larger."""
+        import numpy as np
+
+        total, term, coefficient = vector, vector, 1.0
+        for degree in range(1, _TERMS):
+            power = self.pull(term)[0] - term
+            size = np.abs(power).max()
+            if degree > 1 and size > np.abs(term).max():
+                break
+            coefficient *= (share - degree + 1) / degree
+            term = power
+            total = total + coefficient * term
+            if abs(coefficient) * size <= _FRACTION * np.abs(vector).max():
+                break
+        return total
 
     def sizes(self, *vectors: Array) -> list[tuple[float, float]]:
         """Second moment and covariance of each gradient, averaged over positions."""
@@ -209,8 +232,9 @@ def pull_near(
         grows = terms > 1 and largest * count > (terms + 1) * earlier_largest
         if grows or terms >= _TERMS:
             return repeated()
-        ratio = np.divide(power, earlier, out=np.zeros_like(power), where=earlier != 0).clip(-1.0, 1.0)
+        # No entry falls less than the largest one: the ratios of rounding errors would grow with the binomials of a long gap.
         falls = min(1.0, quotient(largest, earlier_largest))
+        ratio = np.divide(power, earlier, out=np.zeros_like(power), where=earlier != 0).clip(-falls, falls)
         weight = max(abs(whole[terms]), abs(whole[terms + 1]) * falls)
         error = weight * max(quotient(abs(missed[0]), abs(size)), quotient(abs(missed[1]), least))
         if error <= _NEGLIGIBLE and (terms > 1 or above is None):

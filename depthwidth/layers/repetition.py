@@ -1,10 +1,10 @@
 """Shortcuts through many copies of one block.
 
-Exchangeable tokens: :func:`block_inputs` computes the stream at the input of every block, from tables if norms permit, and
-:func:`apply_all_blocks` then evaluates all blocks together as arrays. Tokens that differ from each other:
-:func:`apply_sampled_blocks` evaluates the first blocks one by one and later ones at growing distances, since the increments of
-the stream change slowly along the depth; it interpolates between them. In the backward pass the evaluated blocks stand for
-those between them.
+Exchangeable tokens: :func:`block_inputs` computes the stream at the input of every block, from tables if norms permit, or from
+a few blocks if the recipe changes slowly along the depth. :func:`apply_all_blocks` then evaluates all blocks together as
+arrays. Tokens that differ from each other: :func:`apply_sampled_blocks` evaluates the first blocks one by one and later ones
+at growing distances, since the increments of the stream change slowly along the depth; it interpolates between them. In the
+backward pass the evaluated blocks stand for those between them.
 
 The constants below trade time for accuracy. ``tests/layers/test_repetition.py`` compares time and accuracy with those of an
 evaluation of every block.
@@ -40,6 +40,7 @@ from ..values import once
 from .block import BlockLike, Residual
 from .gaps import Sample, pass_skips, pull_near, share_gap
 from .norms import Norm
+from .varying_numbers import VaryingNumbers, follow_from_few
 
 Array = Any
 _State = tuple[float, ...]
@@ -147,22 +148,30 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
 
     If every branch reads a normalised stream and all blocks have the same weight variances, the output of a branch depends on
     one number, the correlation of two tokens. With equal tokens apart it depends on two. A table of it reduces the cost of a
-    block to microseconds. Otherwise each block is evaluated, or, if there are two kinds of pairs, None is returned: such
-    blocks are sampled.
+    block to microseconds. Otherwise a few blocks are evaluated, if the stream and the variances change slowly along the depth.
+    If they do not, each block is, or, if there are two kinds of pairs, None is returned: :func:`apply_sampled_blocks` adapts
+    its steps.
     """
     trace, first = site.trace, x
     states: list[_State] = []
     following: Any = []
     steps = None
+    varying = bool(trace.recipe.along_blocks(site.role, layers))
     with trace.silence():
         for trace.layer in layers:
-            if steps is None and _reads_normalised(block, x, started=trace.layer > layers.start):
-                steps = [] if trace.recipe.varies(site.role) else _branch_tables(block, x, site)
-            if not (steps or isinstance(first, Signal)) and len(states) == _SINGLE:
-                return None
+            if steps is None and not varying and _reads_normalised(block, x, started=trace.layer > layers.start):
+                steps = _branch_tables(block, x, site)
             if steps:
                 following = _tabulated_states(steps, block.parallel, x, layers.stop - trace.layer)
                 break
+            if len(states) == _SINGLE:
+                sampled = _evaluated_states(block, x, site, range(trace.layer, layers.stop))
+                if sampled is not None:
+                    following = sampled
+                    break
+                if not isinstance(first, Signal):
+                    return None
+                trace.layer = layers.start + _SINGLE
             states.append(_state(x))
             x, _ = block.moments(x, site)
     import numpy as np
@@ -171,6 +180,64 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
     inputs = _signal_of(first, np.ascontiguousarray(np.concatenate(rows).T))
     finite(inputs, site.role)
     return inputs.offset_as(first.offset and first.offset.times(_offset_shares(block, site, layers)[:-1]))
+
+
+def _evaluated_states(block: BlockLike, x: AnySignal, site: Site, layers: range) -> Array | None:
+    """The stream at the input of each block, a row for each, from the evaluation of a few of them.
+
+    None if there are too few blocks to save any, or if the stream or a number of the recipe changes too fast. The last block
+    may have numbers of its own.
+    """
+    import numpy as np
+
+    trace, times = site.trace, len(layers) - 1
+    along = [np.square(values[:-1]) for values in trace.recipe.along_blocks(site.role, layers)]
+    if times <= MANY_BLOCKS or not follow_from_few(along, times, _EVALUATED_STEP):
+        return None
+
+    start = _state(x)
+    powers = np.array([1.0] * (1 + _kinds_of(x)) + [2.0] * (len(start) - 1 - _kinds_of(x)))  # 2: variances of moments
+    normed, size = any(part.norm_stream is not None for _, part in block.branches), start[0]
+    shares = _offset_shares(block, site, layers)
+
+    def advance_block(state: _State, number: int) -> _State:
+        nonlocal size
+        given = np.array((1.0, *state[1:])) * size**powers if normed else np.array(state)
+        if not _possible(x, given):  # a prediction that no correction will agree with
+            return (math.nan,) * len(state)
+        trace.layer = layers.start + number
+        before = _signal_of(x, given)
+        y, _ = block.moments(before.offset_as(x.offset and x.offset.times(float(shares[number]))), site)
+        after = _state(y)
+        if not normed:
+            return after
+        size = after[0]
+        return (state[0] + size, *(np.array(after) / size**powers)[1:].tolist())
+
+    # A norm after the sum fixes the size of the stream at once, so that its increments say nothing. The sizes themselves are
+    # then the increments of the first number, and the others are relative to them.
+    first = (0.0, *(np.array(start) / size**powers)[1:].tolist()) if normed else start
+    # Less than a tenth of a prediction's error is left after its correction.
+    tolerances = (10 * np.where(powers > 1, _SPREAD_TOLERANCE, _TOLERANCE)).tolist()
+    states = sampled_states(advance_block, first, times, _EVALUATED_STEP, tolerances)
+    if states is None:
+        return None
+    states = np.concatenate([states, [advance_block(tuple(states[-1].tolist()), times - 1)]])
+    if normed:
+        sizes = np.concatenate([start[:1], np.diff(states[:, 0])])
+        states[:, 0] = 1.0
+        states *= sizes[:, None] ** powers
+    return states
+
+
+_EVALUATED_STEP = 0.07
+"""Largest distance between blocks that are evaluated themselves, relative to the depth there."""
+
+
+def _possible(x: AnySignal, state: Array) -> bool:
+    """True if second moment and covariances are those of a stream."""
+    q, *pairs = state[: 1 + _kinds_of(x)]
+    return q > 0 and all(abs(pair) <= (1 + _EXCESS) * q for pair in pairs)
 
 
 def _state(x: AnySignal) -> tuple[float, ...]:
@@ -183,7 +250,8 @@ def _state(x: AnySignal) -> tuple[float, ...]:
 _STEP = 0.18
 """Largest distance between blocks that are evaluated by tables, relative to the depth there."""
 _SINGLE = 3
-"""Blocks that are evaluated one by one before tables, if pairs are of two kinds: the first adds to a small embedding."""
+"""Blocks that are evaluated one by one before others stand for all, or before tables if pairs are of two kinds: the first adds
+to a small embedding."""
 _SMALL_EPS = 2e-5
 """Largest epsilon of a norm, relative to the stream's second moment, at which the size of its output counts as constant."""
 
@@ -335,7 +403,7 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, t
     advance_block = _tabulated_block(steps, parallel) if of_one else _tabulated_kinds(steps, parallel, x.positions.match)
     state = _state(x)
     if times > MANY_BLOCKS and all(step.skip is None and step.normalised is None for step in steps):
-        sampled = sampled_states(advance_block, state, times, _STEP)
+        sampled = sampled_states(lambda state, _: advance_block(state), state, times, _STEP)
         if sampled is not None:
             return sampled
     states, seen = [state], {state: 0}
@@ -461,6 +529,8 @@ _SHRINKS = 0.7
 """Ratio of the increments of two neighbours below which they count as a falling geometric series."""
 _TOLERANCE = 1e-5
 """Largest error of a step, relative to the stream's second moment; a step with a larger error is halved."""
+_NORMED = 3.0
+"""Factor on the error of a step in a post-norm stack, whose gradients need shorter steps than the stream does."""
 _SPREAD_TOLERANCE = 1e-3
 """The same of the spread that all tokens share, relative to itself."""
 _KNOWN = 4
@@ -506,6 +576,11 @@ class _Increments:
         """Add the increment of one more block, and remove the oldest."""
         self._known = [*self._known[1 - _KNOWN :], (layer, added)]
 
+    @property
+    def blocks(self) -> list[int]:
+        """Their blocks."""
+        return [layer for layer, _ in self._known]
+
     def pop(self) -> None:
         """Remove the last increment."""
         self._known.pop()
@@ -545,6 +620,8 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
     # A norm after the sum may end the stack, and then acts on other gradients than that of any other block.
     last = times - 2 if any(part.norm_stream is not None for _, part in block.branches) else times - 1
     count = len(x.second_moment)
+    # Such a norm fixes the second moments at once: their increments would be the errors of the states before them.
+    fixed = count if last < times - 1 else 0
     powers = np.ones(len(_flatten(x)))
     powers[count + x.covariance.size :] = 2.0  # variances of moments
 
@@ -557,6 +634,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         y = _unflatten(x, vector)
         return y if x.offset is None or shares is None else y.offset_as(x.offset.times(shares[layer]))
 
+    varying = VaryingNumbers(trace.recipe.along_blocks(site.role, layers), last, _depth_variable(times))
     before = layer = 0
     steps, state, left, held, change = _Steps(), _flatten(x), _flatten(x), False, math.inf
     while True:
@@ -564,16 +642,19 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         with trace.divert() as records:
             y, pull_block = block.moments(finite(at(state, layer), site.role), site)
         after = _flatten(y)
-        increments.append(layer, scaled(after, layer + 1, 0) - scaled(state, layer, 0))
+        added = scaled(after, layer + 1, 0) - scaled(state, layer, 0)
+        added[:fixed] = 0.0
+        increments.append(layer, added)
         if layer - before > 1 and not held:
             corrected = scaled(left + increments.between(before, layer), 0, layer)
-            error = _distance(y, corrected - state)
+            corrected[:fixed] = after[:fixed]
+            error = (_NORMED if fixed else 1.0) * _distance(y, corrected - state)
             if error > 1:
                 increments.pop()
-                layer = before + steps.halve(layer - before)
+                layer = varying.shorten(increments.blocks, before + steps.halve(layer - before))
                 state = scaled(left + increments.between(before, layer), 0, layer)
                 continue
-            after += scaled(corrected - state, layer, layer + 1)
+            after[fixed:] += scaled(corrected - state, layer, layer + 1)[fixed:]
             state = corrected
             steps.grow(layer - before, error)
         else:
@@ -591,6 +672,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
             limit = quotient(1.0, abs(y.averages[0] / x.positions.mean(alone[:count]) - 1)) or times
         before, left = layer, scaled(after, layer + 1, 0)
         layer += max(1, min(times if held else steps.length, int(_REACH * min(layer - _ALONE, limit)), last - layer))
+        layer = varying.shorten(increments.blocks, layer)
         state = scaled(left if held else left + increments.between(before, layer), 0, layer)
     _record_all(trace, samples, layers, last)
 

@@ -1,9 +1,9 @@
-"""Recursions whose increments change slowly: s_(l+1) = s_l + d(s_l) for a thousand l, from the increments at a few of them."""
+"""Recursions s_(l+1) = s_l + d(s_l, l) whose increments change slowly: a thousand states from the increments at a few."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .interpolation import lagrange_weights
@@ -16,7 +16,8 @@ _KNOWN = 7
 _REACH = 0.06
 """Largest step relative to l. Increments that are powers of l are then right to 1e-9."""
 _TOLERANCE = 1e-6
-"""Largest relative change of a state between its prediction and its correction. Less than a tenth of it is left after that."""
+"""Largest relative change of a state between its prediction and its correction, unless a caller states others. Less than a
+tenth of it is left after that."""
 _SMALL = 1e-6
 """Size of a number of the state, relative to the first, below which its error is relative to that."""
 
@@ -81,26 +82,28 @@ class _Stretch(NamedTuple):
         return self.lower[:, settings] + np.einsum("sk,kms->ms", self.between[steps - 1], known)
 
 
-def _stretches(advance: Callable[[Array], Array], start: Array, times: int, reach: float = _REACH) -> Iterator[_Stretch]:
+def _stretches(
+    advance: Callable[[Array, int], Array], start: Array, times: int, reach: float = _REACH, tolerances: Any = _TOLERANCE
+) -> Iterator[_Stretch]:
     """Predict each evaluated state from the known increments, evaluate it, and correct it by the increment there."""
     import numpy as np
 
     gaps = _gaps(times, reach)
     known = np.empty((len(gaps) + 1, *start.shape))
-    lower, after = start, advance(start)
+    lower, after = start, advance(start, 0)
     known[0] = after - start
     for k, (low, high, ahead, between) in enumerate(gaps, start=1):
         if between is None:
-            upper, after = after, advance(after)
+            upper, after = after, advance(after, high)
             known[k] = after - upper
             yield _Stretch(low, high, lower, upper, True, None, known)
         else:
             window = known[max(0, k - _KNOWN) : k]
             predicted = lower + _sum(ahead, window)
-            known[k] = advance(predicted) - predicted
+            known[k] = advance(predicted, high) - predicted
             window = known[max(0, k + 1 - _KNOWN) : k + 1]
             upper = lower + _sum(between[-1], window)
-            yield _Stretch(low, high, lower, upper, _agree(upper, predicted), between, window)
+            yield _Stretch(low, high, lower, upper, _agree(upper, predicted, tolerances), between, window)
             after = upper + known[k]
         lower = upper
 
@@ -112,30 +115,33 @@ def _sum(weights: Array, window: Array) -> Array:
     return (weights @ window.reshape(len(window), -1)).reshape(window.shape[1:])
 
 
-def _agree(upper: Array, predicted: Array) -> Any:
+def _agree(upper: Array, predicted: Array, tolerances: Any) -> Any:
     """True, for each setting, if prediction and correction of a state differ by little; for one setting in plain floats."""
     if upper.ndim == 1:
         values = upper.tolist()
         least = _SMALL * abs(values[0])
-        pairs = zip(values, predicted.tolist(), strict=True)
-        return all(abs(value - other) <= _TOLERANCE * max(abs(value), least) for value, other in pairs)
+        each = zip(values, predicted.tolist(), tolerances, strict=True)
+        return all(abs(value - other) <= tolerance * max(abs(value), least) for value, other, tolerance in each)
     import numpy as np
 
     size = np.abs(upper)
-    return (np.abs(upper - predicted) <= _TOLERANCE * np.maximum(size, _SMALL * size[0])).all(axis=0)
+    return (np.abs(upper - predicted) <= tolerances * np.maximum(size, _SMALL * size[0])).all(axis=0)
 
 
-def sampled_states(advance: Callable[[State], State], start: State, times: int, reach: float = _REACH) -> Array | None:
-    """The states s_0 = `start` to s_(times - 1) of the recursion s_(l+1) = `advance`(s_l).
+def sampled_states(
+    advance: Callable[[State, int], State], start: State, times: int, reach: float = _REACH, tolerances: Sequence[float] = ()
+) -> Array | None:
+    """The states s_0 = `start` to s_(times - 1) of the recursion s_(l+1) = `advance`(s_l, l).
 
     About 33 + 19 ln(times / 33) of them are evaluated, or 12 + 7 ln(times / 12) with three times the reach.
 
     Parameters
     ----------
-    advance : one step. Its increments are smooth in ln l.
+    advance : one step, given the state and the number of steps before it. Its increments are smooth in ln l.
     start : m numbers: a size, then others that are zero or compare with it.
     times : number of states.
     reach : largest step relative to the number of steps before it.
+    tolerances : largest relative change of each number between its prediction and its correction, by default 1e-6.
 
     Returns
     -------
@@ -150,7 +156,7 @@ def sampled_states(advance: Callable[[State], State], start: State, times: int, 
     --------
     The sums of 1 / l:
 
-    >>> states = sampled_states(lambda s: (s[0] + 1, s[1] + 1 / s[0]), (1.0, 1.0), 1000)
+    >>> states = sampled_states(lambda s, _: (s[0] + 1, s[1] + 1 / s[0]), (1.0, 1.0), 1000)
     >>> round(float(states[-1, 1]), 9)
     8.484470861
     """
@@ -158,19 +164,22 @@ def sampled_states(advance: Callable[[State], State], start: State, times: int, 
 
     states = np.empty((times, len(start)))
     states[0] = start
-    for stretch in _stretches(lambda state: np.array(advance(tuple(state.tolist()))), states[0], times, reach):
+    each = tolerances or [_TOLERANCE] * len(start)
+    for stretch in _stretches(
+        lambda state, step: np.array(advance(tuple(state.tolist()), step)), states[0], times, reach, each
+    ):
         if not stretch.good:
             return None
         states[stretch.low + 1 : stretch.high + 1] = stretch.inside()
     return states
 
 
-def sampled_ends(advance: Callable[[Array], Array], start: Array, times: Array) -> tuple[Array, Array]:
+def sampled_ends(advance: Callable[[Array, int], Array], start: Array, times: Array) -> tuple[Array, Array]:
     """As :func:`sampled_states` for many settings side by side: the state of each after its own number of steps.
 
     Parameters
     ----------
-    advance : one step of all settings.
+    advance : one step of all settings, given their states and the number of steps before it.
     start : shape (m, settings), the first number a size.
     times : steps of each setting, at least 1, ascending.
 

@@ -79,8 +79,8 @@ class Scales(Protocol):
     def residual(self, role: str, /) -> Any:
         """The factors `skip` and `branch` of one residual, each a number or one for each block."""
 
-    def varies(self, role: str, /) -> bool:
-        """True if any number under this role differs from block to block."""
+    def along_blocks(self, role: str, layers: range, /) -> tuple[tuple[float, ...], ...]:
+        """The numbers under this role that differ between these blocks, one for each block."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from depthwidth.layers.gaps import Blocks, Sample, _PowerSeries, pull_near, share_gap
+from depthwidth.layers.gaps import Blocks, Sample, _gradient_vector, _Gradients, _PowerSeries, pull_near, share_gap
 from depthwidth.signal import BlockRecords, TokenSignal, Trace
 from depthwidth.signal.positions import Positions
 
@@ -120,6 +120,26 @@ def test_a_series_that_does_not_end_is_replaced_by_pulls(rng):
     assert found.second_moment == pytest.approx(0.1**10 * g.second_moment, rel=1e-3)
     assert records.numbers[0, 0] == pytest.approx(0.1**9 * g.second_moment.mean(), rel=1e-3)
     assert len(calls) < 40
+
+
+@pytest.mark.parametrize(("size", "share", "rel"), [(0.03, 0.3, 1e-7), (0.2, 0.5, 1e-6), (-0.9, 0.5, 5e-2)])
+def test_a_fraction_of_a_block_is_a_binomial_series(size, share, rel, rng):
+    """A power of a map below 1, in as many pulls as there are terms above 1e-6: 1 + s B alone is s (1 - s) / 2 B^2 off."""
+    g, made, calls = gradient(rng), trace(), []
+    one = sampled(LOW, size * np.eye(N), made)
+    one = one._replace(pull=lambda g, pull=one.pull: calls.append(1) or pull(g))
+    found = _Gradients(g, one, 1.0, made).through(_gradient_vector(g), [Blocks(np.ones(2), np.full(2, 1 + share / 2))])
+    exact = (1 + size) ** (2 + share)
+    assert found[:N] == pytest.approx(exact * g.second_moment, rel=rel)
+    assert exact != pytest.approx((1 + size) ** 2 * (1 + share * size), rel=10 * rel if size > 0 else rel)
+    assert len(calls) < 2 + 24
+
+
+def test_a_fraction_of_a_block_that_adds_more_than_there_was_is_linear(rng):
+    """B = 3: the series has no sum."""
+    g, made = gradient(rng), trace()
+    found = _Gradients(g, sampled(LOW, 3 * np.eye(N), made), 1.0, made)._fraction(_gradient_vector(g), 0.5)
+    assert found[:N] == pytest.approx(2.5 * g.second_moment)
 
 
 def test_a_block_next_to_its_neighbours_is_pulled_once(rng):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from passes import Given, start
 
-from depthwidth.layers import Attention, Block, FeedForward, LayerNorm, Repeat, Residual, RMSNorm
+from depthwidth.layers import Attention, Block, FeedForward, LayerNorm, Repeat, Residual, RMSNorm, varying_numbers
 from depthwidth.layers import repetition as module
 from depthwidth.layers.base import component
+from depthwidth.layers.varying_numbers import follow_from_few
 from depthwidth.numerics import recursion
 from depthwidth.signal import Offset, Signal, Spread, TokenSignal
 from depthwidth.signal.positions import Alike, Positions
@@ -35,14 +36,20 @@ def block(kind=Watched, eps=0.0, causal=True, placement="pre", norm=RMSNorm, **c
     return kind(Residual(attention, **norm), Residual(feed_forward, **norm), **choices)
 
 
-def given(**scales):
+def given(kind=Given, **scales):
     matrices = ("query_weight", "key_weight", "value_weight", "out_weight", "up_weight")
-    return Given(**scales, **dict.fromkeys(matrices, 1 / WIDTH), down_weight=1 / (4 * WIDTH))
+    return kind(**scales, **dict.fromkeys(matrices, 1 / WIDTH), down_weight=1 / (4 * WIDTH))
 
 
 def tokens(length=12, correlation=0.2):
     positions = Positions.smooth(length)
     return TokenSignal(*positions.uniform(1.0, correlation), positions)
+
+
+def of_kinds(different=0.2, equal=0.7, spread=True, length=12):
+    positions = Alike.of(length, 0.1)
+    x = TokenSignal(np.array([1.0]), np.array([[different], [equal]]), positions)
+    return x.spread_as(Spread.of_gaussian(x, WIDTH)) if spread else x
 
 
 def evaluate(one, times, x, scales=None, gradient=True):
@@ -92,6 +99,7 @@ def test_how_a_deep_post_norm_stack_is_sampled():
     evaluate(block(placement="post"), depth, tokens(), given(branch=0.1), gradient=False)
     visited = sorted(set(SEEN))
     steps = np.diff(visited)
+    assert len(SEEN) < depth / 3  # and few tries fail: increments of a size that a norm fixes would amplify its errors
     assert visited[-13:] == [*range(depth - 13, depth)]
     assert (steps[:-1] <= [max(1, int(0.15 * (depth - 2 - layer))) for layer in visited[:-2]]).all()
     assert steps.max() > 4
@@ -153,6 +161,92 @@ def test_sampled_blocks_whose_skip_paths_grow(skip, branch, parallel, spread, mo
     assert size == pytest.approx(skip ** (2 * times), rel=0.5 if branch else 1e-12)
 
 
+class Varied(Given):
+    """Output maps with a standard deviation of their own in each block."""
+
+    def __init__(self, course, **scales):
+        super().__init__(**scales)
+        self.course = course
+
+    def tensor(self, role):
+        made = super().tensor(role)
+        if role.endswith("out.weight"):
+            made.std = tuple(made.std * factor for factor in self.course)
+        return made
+
+    def along_blocks(self, role, layers):
+        return (self.course[layers.start : layers.stop],)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("x", [of_kinds, lambda: Signal(1.0, 0.2)])
+def test_blocks_whose_variances_change_slowly_follow_from_a_few(x, placement, monkeypatch):
+    """Scales of 1/sqrt(block + 1), and a last block of its own: fewer than half of the blocks, and the same stream."""
+    course = (*((layer + 1) ** -0.5 for layer in range(199)), 3.0)
+    one, scales = block(Block, causal=False, eps=1e-5, placement=placement), given(Varied, course=course, branch=0.3)
+    counted = []
+    evaluate_block = Block.moments
+    monkeypatch.setattr(Block, "moments", lambda self, x, site: counted.append(1) or evaluate_block(self, x, site))
+    some = module.block_inputs(one, x(), start(scales, finite_width=x is of_kinds), range(200))
+    assert len(counted) < 100
+    monkeypatch.setattr(module, "_evaluated_states", lambda *others: None)
+    monkeypatch.setattr(module, "_SINGLE", 10**6)
+    every = module.block_inputs(one, x(), start(scales, finite_width=x is of_kinds), range(200))
+    moments = 3 if x is of_kinds else 2
+    for number, (found, exact) in enumerate(zip(module._columns_of(some), module._columns_of(every), strict=True)):
+        # A tenth of the tolerance of a step, which a spread has a hundred times larger than a moment.
+        assert found == pytest.approx(exact, rel=1e-6 if number < moments else 1e-4, abs=1e-9)
+    assert np.ptp(module._columns_of(every)[1]) > 0.1  # the stream changes, or nothing was compared
+
+
+@pytest.mark.parametrize("rough", [
+    lambda layer: 3.0 if layer == 60 else 1.0, lambda layer: 1 + 0.1 * (layer % 2), lambda layer: 1 + 0.1 * (layer > 70),
+])  # fmt: skip
+def test_blocks_whose_variances_jump_do_not_follow_from_a_few(rough):
+    """One block apart, every other block, and a step; the last block may differ."""
+    course = np.array([rough(layer) for layer in range(120)])
+    assert not follow_from_few([course], 120, 0.07)
+    assert follow_from_few([np.arange(1.0, 121.0)], 120, 0.07)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_block_with_a_variance_of_its_own_is_not_passed_over(placement, monkeypatch):
+    """Three times the standard deviation in one block, deep in a gap: its records and those that follow."""
+    course = tuple(3.0 if layer == 77 else 1.0 for layer in range(120))
+    scales = given(Varied, course=course, branch=0.3)
+
+    def records(many=16):
+        monkeypatch.setattr(module, "MANY_BLOCKS", many)
+        site = start(scales, finite_width=False)
+        y, pull = Repeat(block(Block, placement=placement), 120).moments(tokens(), site)
+        pull(y.of(0 * y.second_moment + 1.0, 0 * y.covariance + 0.2))
+        values = {}
+        for record in site.trace.records:
+            for layer, value in zip(np.atleast_1d(record.layer), np.atleast_1d(record.second_moment), strict=True):
+                values[record.role, record.direction, int(layer)] = value
+        return values
+
+    every, some = records(10**6), records()
+    for (role, direction, layer), exact in every.items():
+        assert some[role, direction, layer] == pytest.approx(exact, rel=1e-3 if direction == "gradient" else 3e-5)
+    monkeypatch.setattr(varying_numbers, "_ROUGH", math.inf)
+    passed_over = records()
+    assert max(abs(passed_over[key] / exact - 1) for key, exact in every.items()) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [150, 200])
+def test_the_gradient_of_a_deep_post_norm_stack(times, monkeypatch):
+    """Plain sums before the norm: gaps of dozens of blocks that grow the gradient, fractions of blocks, and rounding errors."""
+    one = block(Block, placement="post")
+    _, front = evaluate(one, times, tokens())
+    monkeypatch.setattr(module, "MANY_BLOCKS", 10**6)
+    _, exact = evaluate(one, times, tokens())
+    assert front.averages == pytest.approx(exact.averages, rel=1e-3)
+
+
 @component
 class Wavy(Watched):
     """A block whose increments wave along the depth, in closed form."""
@@ -192,12 +286,6 @@ def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, p
     assert front[:2] == pytest.approx(exact[:2], rel=1e-6)
     if spread:
         assert tuple(together.spread) == pytest.approx(tuple(singly.spread), rel=1e-6, abs=1e-15)
-
-
-def of_kinds(different=0.2, equal=0.7, spread=True, length=12):
-    positions = Alike.of(length, 0.1)
-    x = TokenSignal(np.array([1.0]), np.array([[different], [equal]]), positions)
-    return x.spread_as(Spread.of_gaussian(x, WIDTH)) if spread else x
 
 
 @pytest.mark.slow
