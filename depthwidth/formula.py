@@ -294,6 +294,14 @@ class _Checks:
                 listed = ", ".join(f"{name} {shapes[name]}" for name in sizes)
                 raise InputError(f"{self.name}: these shapes do not broadcast: {listed}")
 
+    def _as_array(self, parameter: Parameter, values: Any) -> Any:
+        import numpy
+
+        try:
+            return numpy.asarray(values)
+        except ValueError:
+            raise InputError(f"{self.name}: {parameter.name} holds rows of different lengths") from None
+
     def _in_floating_point(self, parameter: Parameter, value: Any) -> Any:
         """Arrays and tensors of integers and half precision as doubles: products of sizes overflow in them without a word.
 
@@ -512,7 +520,10 @@ class Formula(_Claim, _Checks, _Symbolic):
         if any(hasattr(value, "dtype") for value in values):
             self._require_shapes_that_broadcast(values)
         if Fraction in map(type, values) and not is_symbolic(*values):  # beside symbols it stays exact
-            values = [float(value) if type(value) is Fraction else value for value in values]
+            try:
+                values = [float(value) if type(value) is Fraction else value for value in values]
+            except OverflowError as error:
+                raise self._out_of_range() from error
         return values
 
     def _in_domain(self, parameter: Parameter, value: Any) -> Any:
@@ -521,9 +532,9 @@ class Formula(_Claim, _Checks, _Symbolic):
                 raise self._outside(parameter, value)
             return value
         if isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and library_of(value) == "math"):
-            import numpy
-
-            value = numpy.asarray(value)  # columns of tables too, whose library is none of those that formulas know
+            value = self._as_array(parameter, value)  # columns of tables too, whose library is none that formulas know
+        if isinstance(value, decimal.Decimal):  # which takes no part in arithmetic with floats
+            value = float("nan") if value.is_snan() else float(value)
         if hasattr(value, "free_symbols"):
             self._require_symbol(parameter, value)
             return value
@@ -532,8 +543,7 @@ class Formula(_Claim, _Checks, _Symbolic):
             self._require_array(parameter, value)
             return value
         self._require_number(parameter, value)
-        # A Decimal takes no part in arithmetic with floats.
-        return float(value) if isinstance(value, decimal.Decimal) else value
+        return value
 
     def _require_symbol(self, parameter: Parameter, value: Any) -> None:
         # The domain of a value that is not a number is carried by its assumptions.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import InputError
 from ..quantities import format_bytes, format_count
 from .options import COUNT, DTYPES, formats, option
 from .output import emit, print_table, say
@@ -50,8 +51,12 @@ def compare(
     """  # noqa: D301  (a backspace tells click to keep the lines of a paragraph)
     from ..planning.budget import Budget
     from ..planning.compare import compare as make_comparison
+    from ..planning.compare import is_shape
     from ..planning.requests import template_of
 
+    for name, value in {"preset": preset, "like": like, "head-dim": head_dim, "vocab": vocab}.items():
+        if value is not None and not any(map(is_shape, models)):
+            raise InputError(f"--{name} has no meaning without a shape, such as 32x4096")
     template, _ = template_of(preset, like, {"head_dim": head_dim, "vocab": vocab})
     conventions = Budget("parameters", Fraction(1), context=context, batch=batch, dtype=dtype)
     found = make_comparison(models, template=template, rule=rule, budget=conventions)

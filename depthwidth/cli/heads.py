@@ -71,6 +71,8 @@ def heads(
         raise InputError("--text applies with --measure only")
     if keep_values and not measure:
         raise InputError("--keep-values applies with --measure only: a new design keeps its value dimension")
+    if options["tolerance"] is not None and options["diffuse"] is None and not measure:
+        raise InputError("--tolerance applies with --diffuse or --measure only")
     fields = None
     if measure:
         found, report = _measured_heads(model, text, not keep_values, given, options)

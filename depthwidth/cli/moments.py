@@ -83,8 +83,8 @@ def moments(
     picture = picture_asked(plot, theme)
     if beside and picture is None:
         raise InputError("--beside has no meaning without --plot")
-    if picture is not None and attention:
-        raise InputError("give --attention or --plot, not both")
+    if attention:
+        _refuse(plot=picture, gradient=gradient, gradient_correlation=gradient_correlation)
     fields = read_source(config)
     tree, made = recipe_of(fields, scheme, norms=not no_norms)
     batch = None if lengths is None else _lengths(lengths)
@@ -118,6 +118,13 @@ def moments(
         moved = {name: moments_of(tree, other, lengths=batch, **given) for name, other in others.items()}
         picture.write("moments_figure", {scheme: rows} | moved)
     emit(form, rows, rows, lambda: print_moments(tree, rows, of_loss=gradient == "loss"))
+
+
+def _refuse(**options: Any) -> None:
+    """Refuse options that say nothing of the concentration of attention."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"give --attention or --{name.replace('_', '-')}, not both")
 
 
 def _gradient(kind: str | None, correlation: float | None) -> tuple[float, float] | str:

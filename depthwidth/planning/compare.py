@@ -24,6 +24,11 @@ from .template import Template
 _SHAPE = re.compile(r"\s*([0-9]{1,6})\s*[xX×]\s*([0-9]{1,7})\s*")
 
 
+def is_shape(model: Any) -> bool:
+    """True of layers times width, such as ``32x4096``, to which a template gives its architecture."""
+    return isinstance(model, str) and _SHAPE.fullmatch(model) is not None
+
+
 class Compared(NamedTuple):
     """One model of a comparison; changes are relative to the first."""
 
