@@ -131,7 +131,8 @@ def propagate(
         finite_width=finite_width,
     )  # fmt: skip
     labels = columns.pop("labels", None)
-    if sentence := large_scores(tree, columns["site"] if labels is None else labels.site, columns["second_moment"]):
+    scores = slice(None) if labels is None else labels.scores
+    if sentence := large_scores(tree, columns["site"][scores], columns["second_moment"][scores]):
         warnings.warn(sentence, AccuracyWarning, stacklevel=2)
     columns["site"] = columns["site"].copy() if labels is None else labels.text.copy()
     columns["layer"] = pandas.arrays.IntegerArray(columns["layer"].copy(), columns["layer"] < 0)
@@ -643,6 +644,13 @@ class _Labels:
             directions += [_DIRECTIONS.index(direction)] * (len(sites) - len(directions))
         self.site = np.array(sites, dtype=object)
         self.layer, self.direction = np.array(layers, dtype=int), np.array(directions, dtype=int)
+
+    @functools.cached_property
+    def scores(self) -> Any:
+        """The rows of attention scores."""
+        import numpy as np
+
+        return np.flatnonzero([site.endswith(".scores") for site in self.site])
 
     @functools.cached_property
     def text(self) -> Any:

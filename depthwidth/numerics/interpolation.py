@@ -33,12 +33,12 @@ class Table:
         coefficients = spline(x, np.asarray(functions(x)))  # one column per function
         # Intervals last: a look-up of many points then copies runs of numbers.
         self._coefficients = np.ascontiguousarray(coefficients.transpose(0, 2, 1))
-        # One tuple of coefficients per interval and function, from the highest power to the lowest.
-        self._pieces = [[tuple(column) for column in piece] for piece in coefficients.transpose(1, 2, 0).tolist()]
+        # The coefficients of each interval and function, from the highest power to the lowest.
+        self._pieces: list[list[list[float]]] = coefficients.transpose(1, 2, 0).tolist()
         self._low, self._step, self._last = low, (high - low) / (nodes - 1), nodes - 2
 
     @property
-    def pieces(self) -> tuple[list[list[tuple[float, ...]]], float, float, int]:
+    def pieces(self) -> tuple[list[list[list[float]]], float, float, int]:
         """Coefficients of every interval and function, the lower end, the length of an interval, the index of the last one."""
         return self._pieces, self._low, self._step, self._last
 

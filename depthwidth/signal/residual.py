@@ -203,9 +203,9 @@ def _slopes_by_means(
 
     Those of the second moment, then those of the covariance; `inverse` is that of the stream's second moment.
     """
-    own, slope = (_bounded(_slope(draw.whole, part, low), draw.whole) * inverse for part in (branch, a_pair))
-    sizes = (_by_size(draw.growth, part, inverse, each * r) for part, each in ((branch, own), (a_pair, slope)))
-    return next(sizes), own, next(sizes), slope
+    whole, growth = draw.whole, draw.growth
+    own, slope = _bounded(_slope(whole, branch, low), whole) * inverse, _bounded(_slope(whole, a_pair, low), whole) * inverse
+    return _by_size(growth, branch, inverse, own * r), own, _by_size(growth, a_pair, inverse, slope * r), slope
 
 
 def _is_zero(growth: Number) -> bool:
