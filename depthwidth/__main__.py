@@ -30,7 +30,8 @@ def main() -> None:
         _check_words(sys.argv[1:])
         with reporting(not (_prints_own_progress(sys.argv[1:]) or is_quiet(sys.argv[1:]))):
             status = cli(prog_name="depthwidth", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
     except _HELP as error:
@@ -85,12 +86,14 @@ def _check_words(arguments: list[str]) -> None:
 
 def _silence() -> None:
     """After a write failed: nothing more may be written to the output, not even at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str, status: int) -> None:
     make_room()
-    print(f"Error: {printable(sentence)}", file=sys.stderr)  # noqa: T201
+    if sys.stderr is not None:  # None would mean the output
+        print(f"Error: {printable(sentence)}", file=sys.stderr)  # noqa: T201
     sys.exit(status)
 
 

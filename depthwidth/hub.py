@@ -149,7 +149,9 @@ def cached_models(repository: Repository) -> list[str]:
         return []
     try:
         found = huggingface_hub.snapshot_download(repository.name, revision=repository.revision, local_files_only=True)
-    except (OSError, ValueError):  # the library's exception for a repository that the cache does not have is one of both
+    except (OSError, ValueError, RuntimeError):
+        # The library's exception for a repository that the cache does not have is one of the first two; without a home folder
+        # there is no cache.
         return []
     return _models(one.relative_to(found).as_posix() for one in Path(found).rglob("*"))
 

@@ -219,6 +219,19 @@ def test_a_cache_that_cannot_be_written(hub, tmp_path):
     assert "the cache of the hub cannot be written" in found["owner/model"]
 
 
+def test_a_user_without_a_home_folder_has_no_cache(monkeypatch):
+    """As in a container of an unknown user: the library then asks for ``~`` in vain."""
+    import huggingface_hub
+
+    from depthwidth.hub import cached_models
+
+    def ask(*_, **__):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
+    assert cached_models(Repository("owner/model", None)) == []
+
+
 def test_weights_in_the_cache_are_read_by_name(invoke, cached):
     """`effective-rank` and `describe --trained` take the name of a repository whose weights the cache holds, and no other."""
     from analysis.checkpoints import CONFIG, llama_tensors, saved

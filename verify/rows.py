@@ -206,14 +206,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1024)
 
 
-_LONGEST_S = 1e12  # 30,000 years
+LONGEST_S = 1e12
+"""Seconds of the longest run: 30,000 years."""
 _NUMBERS = ("number", "number?", "error?", "seconds?")
 _FINE: dict[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "whole": lambda value: isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64,
     "number": _is_number,
     "error": lambda value: _is_number(value) and not value < 0,
-    "seconds": lambda value: _is_number(value) and 0 <= value <= _LONGEST_S,
+    "seconds": lambda value: _is_number(value) and 0 <= value <= LONGEST_S,
     "object": lambda value: isinstance(value, Mapping),
 }
 """The test, for each type of column, that a value has the type."""

@@ -86,7 +86,7 @@ class Display:
         with self.lock, contextlib.suppress(ValueError):  # a closed stream raises it; the line is then lost
             if self._live is not None:
                 self._live.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-            else:
+            elif self.stream is not None:  # closed by the caller; print would take the output instead
                 print(printable(line), file=self.stream, flush=True)
             self._next = time.monotonic() + self._pause
 

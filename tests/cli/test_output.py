@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,27 @@ done = subprocess.run(words, stdout=open("/dev/full", "w"), stderr=subprocess.PI
 print(done.returncode, done.stderr)
 """
     assert in_fresh_python(source).strip() == "3 Error: the output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize(("words", "status"), [(("table",), 0), (("table", "--json"), 0), (("table", "none"), 2)])
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_stream_that_the_caller_has_closed_gets_nothing(monkeypatch, capsys, words, status, closed):
+    """Python has None for it, and its print then takes the output for the errors."""
+    from depthwidth.__main__ import main
+    from depthwidth.cli.live import Display
+
+    monkeypatch.setattr(sys, "argv", ["depthwidth", *words])
+    monkeypatch.setattr(sys, closed, None)
+    Display().tell("progress")
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code == status
+    if closed == "stdout":
+        assert ("progress" in err, "Error: " in err) == (True, status == 2)
+    else:
+        assert "progress" not in out
+        assert (out == "") == (status == 2)
 
 
 @pytest.mark.parametrize("word", ["null\0byte", "half \ud800"], ids=["null", "half"])

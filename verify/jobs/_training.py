@@ -94,8 +94,13 @@ def _corpus(limit: int, vocab: int, own: str) -> Corpus:
 
 def _cache() -> Path:
     own = os.environ.get(CACHE_VARIABLE)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "depthwidth"
-    return Path(own) if own else home / "corpora"
+    if own:
+        return Path(own)
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home folder, as in some containers
+        raise InputError(f"there is no home folder to keep tokens in; set {CACHE_VARIABLE} to a folder for them") from None
+    return home / "depthwidth" / "corpora"
 
 
 def _stamp(own: str) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..rows import Row
+from ..rows import LONGEST_S, Row
 
 LEAST_SHARE = 0.01
 """Smallest share of a run from which its pace is taken."""
@@ -28,7 +28,7 @@ class Pace:
 
     def of(self, job: str) -> float | None:
         """Seconds per unit of cost, None if nothing has been measured."""
-        return self.seconds[job] / self.cost[job] if self.cost.get(job) else None
+        return min(self.seconds[job] / self.cost[job], LONGEST_S) if self.cost.get(job) else None
 
 
 def pace_of_rows(plans: Iterable[Plan], rows: Mapping[str, Sequence[Row]]) -> Pace:
@@ -79,4 +79,4 @@ def time_left(costs: Mapping[str, Sequence[float]], paces: Sequence[Pace], worke
             known += [pace * cost for cost in left]
     if not known:
         return Left(0.0 if complete else None, complete)
-    return Left(max(sum(known) / max(1, workers), *known), complete)
+    return Left(min(max(sum(known) / max(1, workers), *known), LONGEST_S), complete)

@@ -237,3 +237,13 @@ def test_watching_is_for_people(invoke, two_runs):
     result = invoke("verify", "status", "--watch", "--json", "--out", two_runs[0].root)
     assert result.status == 2
     assert "leave out --json" in result.error
+
+
+@pytest.mark.parametrize("cost", [5e-324, 1e30, 0.0])
+def test_the_time_left_is_a_finite_number(cost):
+    """Costs of a plan are anyone's: seconds per unit of the least of them are infinite."""
+    from verify.runs.clock import Pace, time_left
+
+    pace = Pace()
+    pace.add("walk", 1e12, 5e-324)
+    assert 0 <= time_left({"walk": [cost]}, [pace], 2).seconds <= 1e12

@@ -226,6 +226,20 @@ def test_pairs_of_bytes_learnt_from_the_training_part(tmp_path, monkeypatch):
     _training._corpus.cache_clear()
 
 
+def test_without_a_home_folder_a_cache_is_asked_for(monkeypatch):
+    from verify.jobs import _training
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(_training.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(_training.Path, "home", home)
+    _training._corpus.cache_clear()
+    with pytest.raises(InputError, match="there is no home folder to keep tokens in; set DEPTHWIDTH_CACHE"):
+        _training.corpus_of(1 << 10, 256)
+
+
 def test_a_dataset_is_asked_for_without_its_code(monkeypatch):
     asked = {}
 
