@@ -51,6 +51,8 @@ _LEAST_PRODUCT, _REPULSION = (
     -0.5,
     2.0,
 )  # the overlap of rows with covariances below -2 nats^2 is negligible, and theta is undefined
+_WEAKEST, _WEAK_CORRELATIONS = -0.25, 5
+"""Least correlation of rows that repel weakly, and nodes for those: as accurate as a table down to -1, in half of its time."""
 _NORM_NODES = 6
 _SMOOTH_HEAD, _SMOOTH_LARGEST, _SMOOTH_NODES = 32, 1.0, 32
 """Averages over norms are those of polynomials from so many dimensions on and up to this variance: right to 5e-11."""
@@ -197,17 +199,33 @@ class Responses:
         """Least correlation of two rows for which the exponent is tabulated."""
         return self._low
 
-    @functools.cached_property
-    def repelling(self) -> Array:
-        """Coefficients as ``pairs`` of the :class:`Growth` of rows of any negative correlation.
+    def repelling(self, variance: Array, correlation: Array) -> tuple[Array, Array, Array]:
+        """Coefficients as ``pairs`` of the :class:`Growth` of rows that repel, and the polynomials at these values.
 
-        Made on first use: few rows repel, and theta may not exist for those that do.
+        The polynomials are of the variance and of the negative correlation; (nodes, values). Tables are made on first use: few
+        rows repel, most of them weakly, and theta may not exist for those that do.
         """
+        near = float(correlation.min()) >= _WEAKEST
+        over_x = chebyshev_basis(2 * np.log1p(variance) / self._scale - 1, _VARIANCES)
+        if near:
+            return self._near, over_x, chebyshev_basis(1 - 2 * correlation / _WEAKEST, _WEAK_CORRELATIONS)
+        return self._far, over_x, chebyshev_basis(2 * correlation + 1, _MORE_CORRELATIONS)
+
+    @functools.cached_property
+    def _near(self) -> Array:
+        return self._growth_table(_WEAKEST, _WEAK_CORRELATIONS)
+
+    @functools.cached_property
+    def _far(self) -> Array:
+        return self._growth_table(-1.0, _MORE_CORRELATIONS)
+
+    def _growth_table(self, least: float, nodes: int) -> Array:
+        """The coefficients for correlations from `least` to 0."""
         n = self.lengths[self.lengths > 1]
         if not n.size:
-            return np.zeros((3, 1, 1, self.lengths.size, self.lengths.size))
+            return np.zeros((3, _VARIANCES, nodes, self.lengths.size, self.lengths.size))
         s2 = np.expm1((chebyshev_nodes(_VARIANCES) + 1) / 2 * self._scale)
-        rho = (chebyshev_nodes(_MORE_CORRELATIONS) - 1) / 2
+        rho = least * (1 - chebyshev_nodes(nodes)) / 2
         found = _chebyshev_fit(_growths(s2, rho, n, self.head_dim))
         return _prepend_pairs_of_length_one(found, self.lengths) if self.lengths[0] == 1 else found
 
@@ -332,12 +350,6 @@ class Growth(NamedTuple):
     """dg/dv"""
     product: Array
     """as in :class:`PairResponse`"""
-
-
-def repelling_bases(variance: Array, correlation: Array, largest: float) -> tuple[Array, Array]:
-    """Chebyshev polynomials of the variance and of the negative correlation for :attr:`Responses.repelling`."""
-    over_x = chebyshev_basis(2 * np.log1p(variance) / math.log1p(largest) - 1, _VARIANCES)
-    return over_x, chebyshev_basis(2 * correlation + 1, _MORE_CORRELATIONS)
 
 
 def _growths(s2: Array, rho: Array, lengths: Array, head_dim: int | None) -> Array:

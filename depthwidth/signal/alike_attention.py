@@ -26,7 +26,7 @@ import numpy as np
 
 from ..numerics.distinct import distinct
 from ..numerics.repeated_softmax import Repetition, repetitions
-from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse, repelling_bases
+from ..numerics.softmax_responses import Growth, PairResponse, Responses, RowResponse
 from ..numerics.softmax_tokens import TokenAverages
 from ..values import cached_property, once
 from .attention_width import Overlaps, Rows, WidthTerms, bend_per_key, width_terms_of_blocks
@@ -357,6 +357,6 @@ def _read(tables: Responses, variance: Array, correlation: Array, with_tokens: b
     rows, pairs, tokens = tables.of_one_length(variance, correlation, with_tokens)
     far, low = None, correlation < tables.lowest
     if low.any():
-        over_x, over_y = repelling_bases(variance, correlation, tables.largest)
-        far = _Far(low, Growth(*np.einsum("fkl,kp,lrp->frp", tables.repelling[..., 0, 0], over_x, over_y)))
+        table, over_x, over_y = tables.repelling(variance, correlation)
+        far = _Far(low, Growth(*np.einsum("fkl,kp,lrp->frp", table[..., 0, 0], over_x, over_y)))
     return _Found(rows, pairs, far, tokens)

@@ -39,7 +39,7 @@ import numpy as np
 from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.powers import powers_of
-from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, repelling_bases, responses
+from ..numerics.softmax_responses import Growth, PairResponse, RowResponse, responses
 from ..numerics.softmax_tokens import TokenAverages
 from ..values import cached_property
 from .attention_width import Overlaps, Rows, WidthTerms, bend_per_key, width_terms
@@ -347,8 +347,7 @@ class _Tables:
 
     def repelling(self, variance: Array, correlation: Array, where: Array) -> Growth:
         """The responses of pairs of negative correlation, at these indices of the flat arrays."""
-        over_x, over_y = repelling_bases(variance, correlation, self.responses.largest)
-        found = self.responses.repelling
+        found, over_x, over_y = self.responses.repelling(variance, correlation)
         a, b = self._first[where], self._second[where]
         if self._spread is None:
             index, count = self._index, found.shape[-1]
