@@ -40,7 +40,16 @@ LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nop
 MIXED = {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "intermediate_size": 32}
 SMALL |= SMALL_STREAMS
 SMALL |= {"deepseek_v2": LATENT | MIXED, "deepseek_v3": LATENT | MIXED, "minicpm3": LATENT, "glm4_moe": MIXED}
-SILENT = ("least_step", "most_step", "norm_before_gate", "backward_rotation", "late_norms", "coarse_penalty", "score_softcap")
+SILENT = (
+    "least_step",
+    "most_step",
+    "norm_before_gate",
+    "backward_rotation",
+    "late_norms",
+    "coarse_penalty",
+    "score_softcap",
+    "rotary_factor",
+)
 """Settings of logits that no moment of a new model depends on, or that a tree of the family has anyway."""
 WORDS = {
     "qkv_clip": "clipped queries, keys and values",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from depthwidth import Transformer
-from depthwidth.architecture.hf import read_config, read_design
+from depthwidth.architecture.hf import read_config, read_design, write_config
 from depthwidth.errors import InputError
 from depthwidth.layers import RotaryScaling
 
@@ -163,3 +163,33 @@ def test_llama_4s_ramp_of_no_width_is_a_step():
     assert rotary.frequencies(128, 16) == pytest.approx(expected.numpy(), rel=1e-6)
     plain = rotary.replace(scaling=None).frequencies(128, 16)
     assert set(np.round(plain / rotary.frequencies(128, 16), 9)) == {1.0, 16.0}
+
+
+STRETCHED = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8}
+
+
+@pytest.mark.parametrize("family", ["hunyuan_v1_dense", "hunyuan_v1_moe", "nanochat", "llama4_text", "qwen3", "llama"])
+def test_a_norm_after_the_rotation_takes_its_factor_away(family):
+    """So that no score has it; in Qwen3 the norms are before the rotation."""
+    config = {"model_type": family, "rope_parameters": {**STRETCHED, "attention_factor": 1.5}}
+    tree = read_config(config)
+    assert tree.stack.first("as_attention").position.amplitude == (1.5 if family in ("qwen3", "llama") else 1.0)
+    assert read_config(write_config(tree, family)) == tree
+
+
+def test_llama_4_without_norms_keeps_the_factor():
+    config = {"model_type": "llama4_text", "use_qk_norm": False, "rope_parameters": {**STRETCHED, "attention_factor": 1.5}}
+    assert read_config(config).stack.first("as_attention").position.amplitude == 1.5
+
+
+def test_fields_next_to_an_older_table():
+    """Ministral 3 reads a base of its own there; the tokens of Phi-3's training have a default, which goes before the table."""
+    older = {"model_type": "ministral3", "rope_theta": 77.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert read_config(older).stack.first("as_attention").position.base == 77
+    assert read_config({"model_type": "ministral3", "rope_theta": 77.0}).stack.first("as_attention").position.base == 1e6
+    table = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "factor": 2.0}
+    phi = {"model_type": "phi3", "rope_scaling": {**table, "original_max_position_embeddings": 8}}
+    assert read_config(phi).stack.first("as_attention").position.scaling.original == 4096
+    assert (
+        read_config({**phi, "original_max_position_embeddings": 16}).stack.first("as_attention").position.scaling.original == 16
+    )

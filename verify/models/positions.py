@@ -166,7 +166,9 @@ class Rotary(ScorePosition):
     """True if angles have the other sign (nanochat)."""
     query_growth: tuple[float, float] | None = None
     """If given, a rate b and a length n: the query at position p is multiplied by 1 + b log(1 + floor(p / n)) (Ministral 3)."""
-    settings: ClassVar = {"backward_rotation": "backward", "query_growth": "query_growth"}
+    factor: float | None = None
+    """If given, a factor on queries and keys that the component does not have, because a norm follows (Hunyuan)."""
+    settings: ClassVar = {"backward_rotation": "backward", "query_growth": "query_growth", "rotary_factor": "factor"}
 
     def __init__(self, layer: layers.Rotary) -> None:
         super().__init__()
@@ -185,7 +187,8 @@ class Rotary(ScorePosition):
             frequencies = torch.from_numpy(layer.frequencies(dim, length)).to(device, torch.float32)
         with torch.autocast(device.type, enabled=False):  # a position of 1000 has no bf16
             angles = torch.arange(length, device=device).float()[:, None] * frequencies
-        return angles.cos() * layer.amplitude, angles.sin() * layer.amplitude
+        factor = layer.amplitude if self.factor is None else self.factor
+        return angles.cos() * factor, angles.sin() * factor
 
     def encode(self, q: Tensor, k: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """Queries and keys (batch, heads, length, dim), rotated."""

@@ -32,6 +32,7 @@ SETTINGS = {
     "coarse_penalty": "True if ALiBi's penalty is computed in bf16",
     "late_norms": "True if queries and keys are normalised after their rotation",
     "backward_rotation": "True if rotary positions turn by the negative angle",
+    "rotary_factor": "the factor of a stretch of rotary positions on queries and keys, if later norms take it away",
     "query_growth": "the rate and the length by which queries grow with the logarithm of their position (Ministral 3)",
     "temperature": "the rate and the length by which queries grow in blocks without positions (Llama 4); None for none",
     "least_step": "the least step of a state-space mixer",

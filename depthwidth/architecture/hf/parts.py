@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...errors import InputError
@@ -54,6 +55,23 @@ def rope(
         return config
 
     return Part(read, write)
+
+
+def normed_later(plain: Part) -> Part:
+    """Rotary positions before a norm of queries and keys, which takes away the factor on them of a stretch."""
+
+    def read(fields: Fields) -> Choices:
+        rotary: Rotary = plain.read(fields)["positions"]
+        return {
+            "positions": rotary if rotary.scaling is None else rotary.replace(scaling=replace(rotary.scaling, amplitude=1.0))
+        }
+
+    return Part(read, plain.write)
+
+
+def factor_before_norms(plain: Part, model_type: str) -> Callable[[Mapping[str, Any]], float]:
+    """The function from a configuration to the factor that :func:`normed_later` leaves out."""
+    return lambda config: float(plain.read(Fields(model_type, config, {}, {}))["positions"].amplitude)
 
 
 def rope_by_default(theta: float, table: Mapping[str, Any]) -> Part:

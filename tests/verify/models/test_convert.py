@@ -280,6 +280,8 @@ def test_random_configurations_say_the_same(family, data):
         ({"rope_type": "linear", "factor": 2.0}, "llama"),
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}, "qwen2"),
         ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "original_max_position_embeddings": 8}, "gpt_neox"),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "original_max_position_embeddings": 8}, "nanochat"),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "original_max_position_embeddings": 8}, "llama4_text"),
         ({"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0}, "llama"),
         (
             {
@@ -289,7 +291,7 @@ def test_random_configurations_say_the_same(family, data):
             "llama",
         ),
     ],
-    ids=["linear", "yarn", "yarn of a part", "proportional", "llama3"],
+    ids=["linear", "yarn", "yarn of a part", "yarn, norms later", "yarn, norms later in some", "proportional", "llama3"],
 )  # fmt: skip
 def test_stretched_positions(scaling, family):
     config = small(family, rope_parameters={"rope_theta": 10000.0, **scaling})

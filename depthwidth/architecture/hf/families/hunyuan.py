@@ -8,7 +8,7 @@ from ....layers import Rotary
 from ...design import Design
 from ..family import ALL_TASKS, Choices, Family, Part, causal
 from ..fields import Fields
-from ..parts import rope
+from ..parts import factor_before_norms, normed_later, rope
 from ..rope import rope_table
 from .llama import (
     ATTENTION_BIAS,
@@ -64,14 +64,14 @@ HUNYUAN_DENSE = Family(
     names={**LLAMA_NAMES, **ATTENTION_BIAS},
     fixed={**LLAMA_CHOICES, "qk_norm": "head"},
     models=causal("HunYuanDenseV1", tasks=ALL_TASKS[:1]),
-    parts=(_stretched_base(),),
+    parts=(normed_later(_stretched_base()),),
     weights=llama_weights(
         {
             **BLOCK_WEIGHTS,
             **_LATE_NORMS,
         }
     ),
-    settings={"late_norms": True},
+    settings={"late_norms": True, "rotary_factor": factor_before_norms(_stretched_base(), "hunyuan_v1_dense")},
 )
 
 HUNYUAN_MOE = Family(
@@ -81,7 +81,7 @@ HUNYUAN_MOE = Family(
     aliases={"num_local_experts": "num_experts", "num_experts_per_tok": "moe_topk"},
     fixed=HUNYUAN_DENSE.fixed,
     models=causal("HunYuanMoEV1", tasks=ALL_TASKS[:1]),
-    parts=(_stretched_base(), _as_wide()),
+    parts=(normed_later(_stretched_base()), _as_wide()),
     weights=llama_weights(
         {
             **ATTENTION_WEIGHTS,

@@ -119,9 +119,11 @@ _MINISTRAL_ROPE: dict[str, Any] = {
 
 
 def _ministral_rope() -> Part:
-    """Rotary positions of the table; fields of other names are not read."""
+    """Rotary positions of the table; a base of its own is read next to ``rope_scaling`` only."""
 
     def read(fields: Fields) -> Choices:
+        if fields.has("rope_scaling"):  # an older file, whose base is a field of its own
+            return rope(1000000.0).read(fields)
         if not fields.has("rope_parameters"):
             fields.values["rope_parameters"] = _MINISTRAL_ROPE
         return rope(1000000.0, theta_name="").read(fields)

@@ -12,7 +12,7 @@ from ....layers.positions import positions_as
 from ...design import Design
 from ..family import Choices, Family, Part, every_block, without
 from ..fields import Fields
-from ..parts import rope
+from ..parts import factor_before_norms, normed_later, rope
 from ..rope import FULL
 from ..weights import Fused, WeightNames
 from .llama import ATTENTION_BIAS, ATTENTION_WEIGHTS, LLAMA_CHOICES, LLAMA_DEFAULTS, LLAMA_NAMES, NORM_WEIGHTS, llama_weights
@@ -57,9 +57,10 @@ def _blocks() -> Part:
         chunk = fields.whole_or_none("attention_chunk_size")
         if chunk is None and any(chunked):
             raise fields.wrong("attention_chunk_size", "is missing, and blocks attend in chunks")
+        normed = fields.flag("use_qk_norm")
         usual: Choices = {
-            "positions": _PLAIN.read(fields)["positions"],
-            "qk_norm": "unit" if fields.flag("use_qk_norm") else "none",
+            **(normed_later(_PLAIN) if normed else _PLAIN).read(fields),
+            "qk_norm": "unit" if normed else "none",
             "chunk": chunk if any(chunked) else None,
             "ffn": fields.whole("intermediate_size"),
             "shared_ffn": fields.whole("intermediate_size"),
@@ -160,5 +161,5 @@ LLAMA4 = Family(
     parts=(_blocks(),),
     # The class with a head has another prefix than its parameters.
     weights={**_WEIGHTS, **{f"model.{name}": role for name, role in _WEIGHTS.items()}},
-    settings={"temperature": _temperature},
+    settings={"temperature": _temperature, "late_norms": True, "rotary_factor": factor_before_norms(_PLAIN, "llama4_text")},
 )

@@ -61,6 +61,7 @@ PHI3 = Family(
         "intermediate_size": 8192,
         "resid_pdrop": 0.0,
         "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
         "sliding_window": None,
     },
