@@ -497,10 +497,14 @@ def _means_of_sizes(x: AnySignal, weights: AnySignal) -> tuple[Number, Number]:
 
 
 def unit_gradients(g: AnySignal) -> tuple[Any, Any]:
-    """The gradient's second moments and its covariances alone, each over its mean; without covariances equal ones."""
+    """The gradient's second moments and its covariances alone, each over its mean.
+
+    Equal covariances take the place of those that vanish or cancel in the mean.
+    """
     q, c = g.averages
     zero, pairs = 0.0 * g.second_moment, 0.0 * g.covariance
-    known = abs(c) > _NO_STRENGTH * q
+    sizes = g.positions.pair_mean(abs(g.covariance)) if isinstance(g, TokenSignal) else abs(c)
+    known = (abs(c) > _NO_STRENGTH * q) & (2 * abs(c) > sizes)
     if not isinstance(known, bool):
         known = bool(known.all())
     return g.of(quotient(g.second_moment, q), pairs), g.of(zero, g.covariance / c if known else pairs + 1.0)

@@ -11,6 +11,7 @@ from helpers import one_quick_in, table
 from depthwidth.analysis.propagation import PropagationOptions, TraceOptions, moments_of, propagate, trace_tree
 from depthwidth.architecture import Transformer
 from depthwidth.errors import AccuracyWarning, InputError
+from depthwidth.formulas.depth import post_norm_layer_log_variance
 from depthwidth.initialization import recipe
 
 
@@ -625,6 +626,16 @@ def test_the_spread_of_an_input_is_that_of_the_mean_of_its_tokens(kind):
     tree = Transformer(1, 64, 1, kind=kind, vocab=100, context=12, positions="none")
     rows = propagate(tree, "xavier", variance=1.0, correlation=0.3).query("direction == 'forward'").set_index("site")
     assert rows.loc[f"{tree.stack_name}.input", "spread"] == pytest.approx(math.sqrt(2 / 64 * (1 + 11 * 0.3**2) / 12), rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [{}, {"gradient": "loss"}])
+def test_the_log_variance_of_a_deep_causal_stack_is_that_of_tokens_alike(given):
+    """Covariances of the gradient that cancel in the mean have no share of it to follow; they once made it overflow."""
+    tree = Transformer(60, 64, 4, vocab=100, context=32, placement="post", activation="relu")
+    found = propagate(tree, "xavier", **given).query("direction == 'gradient'").log_variance.max()
+    # Nearly all blocks see one token in many copies; under a causal mask most of the gradient ends at the first ones.
+    assert found == pytest.approx(60 * post_norm_layer_log_variance(1.0, 0.32, 64), rel=0.25)
 
 
 def test_an_embedding_norm_keeps_the_spread():
