@@ -170,7 +170,7 @@ class Trace:
         if self._diverted is not None:
             self._diverted.waiting.append((role, direction, mean, signal))
             return
-        signal = signal.first.whole()
+        signal = signal.whole().first
         second, pair = signal.averages
         self.records.append(Record(role, layer, direction, _mean_of(signal, mean), second, pair, signal.deviation(self.length)))
 
@@ -208,7 +208,7 @@ class BlockRecords:
         """
         import numpy as np
 
-        signals = [signal.first.whole() for *_, signal in self.waiting]
+        signals = [signal.whole().first for *_, signal in self.waiting]
         shapes = {signal.covariance.shape if isinstance(signal, TokenSignal) else () for signal in signals}
         if len(shapes) != 1 or () in shapes:
             averages = [signal.averages for signal in signals]
