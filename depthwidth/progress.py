@@ -104,11 +104,6 @@ def current_progress() -> Progress:
     return Progress(", ".join(filter(None, words)), share, facts)
 
 
-def current_words() -> str:
-    """The words of :func:`current_progress`."""
-    return current_progress().words
-
-
 def is_quiet(arguments: Sequence[str]) -> bool:
     """True if the arguments of a command, or the environment, ask for no progress report."""
     return bool(os.environ.get(QUIET_VARIABLE)) or any(word in arguments for word in ("--json", "--quiet"))

@@ -16,7 +16,7 @@ from helpers import PATIENCE
 from depthwidth import Transformer, propagate
 from depthwidth.cli import live
 from depthwidth.cli.live import Computing, Display, Line, reporting
-from depthwidth.progress import announced, current_progress, current_words, during, facts_in_words, is_quiet
+from depthwidth.progress import announced, current_progress, during, facts_in_words, is_quiet
 
 
 class Terminal(io.StringIO):
@@ -44,7 +44,7 @@ def test_a_log_gets_plain_lines(monkeypatch):
     page = shown(monkeypatch, io.StringIO(), "\n")
     assert page.splitlines()[0] == "Computing for 0 s, text 2 of 3, decoder block 7 of 12, 50% done; Ctrl-C stops it."
     assert page.isprintable() or page.replace("\n", "").isprintable()
-    assert current_words() == ""
+    assert current_progress().words == ""
 
 
 def test_a_terminal_shows_a_bar_and_removes_it(monkeypatch):
@@ -145,11 +145,11 @@ def test_a_computation_says_its_text_and_block(monkeypatch):
     seen, moments = [], Attention.moments
 
     def watched(self, x, site):
-        seen.append(current_words())
+        seen.append(current_progress().words)
         y, pull = moments(self, x, site)
 
         def pull_watched(g):
-            seen.append(current_words())
+            seen.append(current_progress().words)
             return pull(g)
 
         return y, pull_watched
