@@ -205,7 +205,7 @@ class _Step(NamedTuple):
             gain = float(left) * (1 + eps)
         eps_in = None if part.norm_in is None else part.norm_in.eps
         centred = [norm is not None and norm.centred for norm in (part.norm_in, part.norm_stream)]
-        draw = _constant(shapes[0])
+        draw = shapes[0].constant()
         return cls(table, eps_in, gain, eps, centred[0], centred[1], draw, varied, part.normed, part.width, output_norm)
 
     def pass_through(self, x: Signal, way: _Way, skip: Array, branch: Array, last: Array) -> tuple[Signal, _Way]:
@@ -268,7 +268,7 @@ class _OutputNorm(NamedTuple):
             return None
         bare = part.replace(norm_out=None, layer_scale=None, dropout=0.0)
         _, _, draw = bare.branch_moments(Signal(1.0, 0.5), site)
-        return cls(bare, _constant(draw), part.norm_out.centred)
+        return cls(bare, draw.constant(), part.norm_out.centred)
 
     def columns(self, x: Signal, site: Site) -> list[Array]:
         """The moments of what it normalises, and omega for pairs."""
@@ -287,13 +287,6 @@ class _OutputNorm(NamedTuple):
             for x in (read.spread_as(None), read)
         )
         return NormFactors(*(new / known for new, known in zip(whole, alone, strict=True)))
-
-
-def _constant(draw: DrawSpread) -> DrawSpread:
-    """The variation between draws as plain numbers, of parts that do not follow the correlation."""
-    import numpy as np
-
-    return DrawSpread(*(part if part is None else float(np.max(part)) for part in draw))
 
 
 def _after_norm(x: Signal, correlation: Array) -> Signal:

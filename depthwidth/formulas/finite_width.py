@@ -5,7 +5,7 @@ means over draws are written q and c as well. Five numbers describe how draws sc
 u = Cov(c, q_t), and with other tokens x = Cov(c, q_s) and z = Cov(c, c'). The residual recursion of
 :mod:`depthwidth.signal.residual` carries them along the depth.
 
-Derivation: docs/derivations/finite-width.md, which the functions cite by number, (W1) to (W13).
+Derivation: docs/derivations/finite-width.md, which the functions cite by number, (W1) to (W15).
 """
 
 from __future__ import annotations

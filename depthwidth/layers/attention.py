@@ -10,7 +10,7 @@ from ..checks import check_fraction, check_whole
 from ..errors import InputError
 from ..formula import is_symbolic
 from ..formulas.moments import linear_second_moment, norm_moment
-from ..values import cached_property
+from ..values import cached_property, once
 from .attention_degrees import attention_degree, value_degree
 from .base import Branch, Child, Run, component, share
 from .linear import Linear
@@ -19,7 +19,7 @@ from .positions import Position
 from .tensor import ZEROS, Tensor
 
 if TYPE_CHECKING:
-    from ..signal import AnySignal, DrawSpread, Pullback, Site
+    from ..signal import AnySignal, DrawSpread, Number, Pullback, Site
     from .interfaces import AttentionLike
 
 _KINDS = {name: name for name in ("query", "key", "value", "out")}  # of the parts' weights
@@ -188,7 +188,7 @@ class Attention(Branch):
         return reach * (reach + 1) // 2 + (run.tokens - reach) * reach if run.masked else run.tokens * reach
 
     def moments(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
-        from .attention_moments import mix_heads, starting_bias
+        from .attention_moments import mix_heads, score_gain, starting_bias
 
         trace, layer = site.trace, site.trace.layer
         if self.window is not None and self.window < trace.length and not (self.causal or self.cross):
@@ -201,9 +201,7 @@ class Attention(Branch):
         value, _ = self.value.moments(source, site.at("value"))
         query = after_norm(self.query_norm, query, site, "query_norm")
         key = after_norm(self.key_norm, key, site, "key_norm")
-        gain = self.head_dim * (1 / self.head_dim if self.scale is None else self.scale**2)
-        if self.position is not None and not self.cross:
-            gain *= self.position.score_gain(self.head_dim)
+        gain = score_gain(self)
         raw = gain * query.second_moment * key.second_moment
         scores = site.at("scores")
         # A rotation by the distance of two keys reduces the covariance of their scores.
@@ -257,7 +255,7 @@ class Attention(Branch):
         rank = self.kv_heads * self.value_dim / self.width
         # 3 and 1 are the kurtoses of Gaussian hidden features, and of a slope of 1.
         draw = signal.DrawSpread.of_matrices(rank, 3.0, 1.0, whole)
-        return draw.normed_inside() if self.inner_norm is not None else draw
+        return draw.normed_inside() if self.inner_norm is not None else _with_matches(self, draw, x, site)
 
     def own_flops(self, run: Run) -> int:
         # Scores and the weighted sum of values; softmax is not a matrix product and is customarily left out.
@@ -338,6 +336,30 @@ def _qk_norm(norm: Norm | None, head_dim: int) -> str:
     if norm.width != head_dim:
         return "full"
     return "heads" if norm.separate else "head" if norm.affine else "unit"
+
+
+def _with_matches(attention: Attention, draw: DrawSpread, x: AnySignal, site: Site) -> DrawSpread:
+    """The variation between draws, with what texts add whose share of equal tokens varies.
+
+    Later blocks than the first follow the stream, which varies more.
+    """
+    layer, finite = site.trace.layer, site.trace.finite_width
+    first = layer == 0 or (isinstance(layer, range) and layer.start == 0)
+    if draw.whole is None or not (first and finite and isinstance(x, signal.TokenSignal) and x.positions.match):
+        return draw
+    from .attention_moments import match_slopes
+
+    return draw._replace(matches=once(lambda: match_slopes(attention, _raw_scores(attention, x, site), x, site.trace.length)))
+
+
+def _raw_scores(attention: Attention, x: AnySignal, site: Site) -> Number:
+    """Variance of the scores of two tokens that have nothing in common."""
+    from .attention_moments import score_gain
+
+    with site.trace.silence():
+        query = after_norm(attention.query_norm, attention.query.moments(x, site.at("query"))[0], site, "query_norm")
+        key = after_norm(attention.key_norm, attention.key.moments(x, site.at("key"))[0], site, "key_norm")
+    return score_gain(attention) * query.second_moment * key.second_moment
 
 
 def after_norm(norm: Norm | None, x: AnySignal, site: Site, name: str) -> Any:

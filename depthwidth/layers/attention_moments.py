@@ -216,6 +216,43 @@ def _with_bias(attention: Any, found: Any, scores: Number, x: TokenSignal, weigh
     return scaled(mixed, biased[0], unbiased[0]), pull_biased
 
 
+def score_gain(attention: Any) -> float:
+    """Variance of a score of queries and keys of second moment 1."""
+    gain: float = attention.head_dim * (1 / attention.head_dim if attention.scale is None else attention.scale**2)
+    if attention.position is not None and not attention.cross:
+        gain *= attention.position.score_gain(attention.head_dim)
+    return gain
+
+
+def match_slopes(attention: Any, scores: Number, x: TokenSignal, length: int) -> tuple[Number, Number]:
+    """Slopes of the output by the mean covariance of the keys, for a text that has more or fewer equal tokens than others.
+
+    Those of a second moment and of the covariances of both kinds of pairs, relative to the second moment of the output if all
+    keys were equal. All rows have those of a row of mean length.
+    """
+    import numpy as np
+
+    from ..numerics.repeated_softmax import repetition_slopes
+
+    positions, q, c, pair = x.positions, x.second_moment, x.covariance, x.correlation
+    if positions.of_kinds:  # of several blocks, the first
+        q, c, pair, scores = q[:1], c[:, :1], pair[:, :1], np.broadcast_to(scores, q.shape)[:1]
+    else:
+        q, scores = np.array([positions.mean(q)]), scores[-1:]
+        c, pair = (np.array([[positions.pair_mean_of_kind(part)] for part in both]) for both in (c, pair))
+    turned = attention._rotation_factor(length)
+    apart, gap = np.maximum(q - turned * c[0], 0.0), np.maximum(turned * (c[1] - c[0]), 0.0)
+    variance = np.broadcast_to(capped_variance(attention, scores), q.shape) * quotient(apart, q)
+    n = (length + 1) / 2 if attention.causal else length
+    n = max(2.0, n if attention.window is None else min(n, attention.window))
+    head_dim = attention.head_dim if float(variance.max()) <= _LARGE_SCORES else None
+    found = repetition_slopes(positions.match or 0.0, n, variance, np.minimum(1.0, quotient(gap, apart)), head_dim)
+    alone = quotient(q - c[0], c[1] - c[0]) * found.itself / n
+    own, other = (1 - 1 / n) * found.same_row + alone, (1 - 1 / n) * found.other_row
+    pairs = other + pair * (own - other)
+    return (own, pairs) if positions.of_kinds else (own, pairs.reshape(2, *(1,) * (x.covariance.ndim - 1)))
+
+
 _LARGEST_CHANGE = 100.0
 """Largest factor of a bias on a moment; a covariance near zero has none."""
 

@@ -35,7 +35,8 @@ from ..signal import (
     finite,
     quotient,
 )
-from ..signal.residual import Others, advance, covariance_factor
+from ..signal.matches import Others
+from ..signal.residual import advance, covariance_factor
 from ..values import once
 from .block import BlockLike, Residual
 from .gaps import Sample, pass_skips, pull_near, share_gap
@@ -159,7 +160,9 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
     varying = bool(trace.recipe.along_blocks(site.role, layers))
     with trace.silence():
         for trace.layer in layers:
-            if steps is None and not varying and _reads_normalised(block, x, started=trace.layer > layers.start):
+            of_texts = not isinstance(x, Signal) and x.spread is not None and trace.layer == 0  # as no later block, (W15)
+            tabulated = steps is None and not (varying or of_texts)
+            if tabulated and _reads_normalised(block, x, started=trace.layer > layers.start):
                 steps = _branch_tables(block, x, site)
             if steps:
                 following = _tabulated_states(steps, block.parallel, x, layers.stop - trace.layer)
@@ -387,10 +390,12 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
 
 
 def _draw(draws: list[Any]) -> DrawSpread:
-    """The variation between draws in plain floats, from those of the branch's evaluations, which share it."""
-    import numpy as np
+    """The variation between draws in plain floats, from those of the branch's evaluations, which share it.
 
-    return DrawSpread(*(None if part is None else float(np.max(part)) for part in draws[0]))
+    The share of equal tokens is part of the spread in the first blocks, which are evaluated one by one.
+    """
+    found: DrawSpread = draws[0].constant()
+    return found
 
 
 def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, times: int) -> Any:

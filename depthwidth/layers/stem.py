@@ -257,7 +257,7 @@ class TokenStem(Stem):
         if not after_projection:
             x = self._add_positions(x, identity, segment_match, site)
         if site.trace.finite_width:
-            x = x.spread_as(signal.Spread.of_gaussian(x, self.tokens.width))
+            x = x.spread_as(signal.Spread.of_tokens(x, self.tokens.width))
         pulls: list[Pullback] = []
         if self.norm is not None:
             before = self.norm.read(x)
@@ -272,7 +272,7 @@ class TokenStem(Stem):
             if after_projection:
                 x = self._add_positions(x, identity, segment_match, site)
             if site.trace.finite_width:
-                x = x.spread_as(signal.Spread.of_gaussian(x, min(self.projection.inputs, self.projection.outputs)))
+                x = x.spread_as(signal.Spread.of_tokens(x, min(self.projection.inputs, self.projection.outputs)))
         site.record(x)
 
         def pull(g: AnySignal) -> AnySignal:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,11 +35,23 @@ Number = Any
 _SINGLE = 12
 """Ranks that are summed one by one; beyond, groups of ranks at this ratio stand for their middle."""
 _GROUP = 1.6
-_SCORES, _OWN, _SIZES = 20, 16, 3
-_TIMES = 56
+_SIZES = 3
 _RARE, _TERMS = 0.1, 9
 """Number of a token's positions in a row below which exponentials are summed as a series, and its terms."""
 _LEAST = 1e-300
+
+
+class _Nodes(NamedTuple):
+    """Numbers of nodes of the integrals."""
+
+    scores: int
+    own: int
+    times: int
+
+
+_FINE = _Nodes(20, 16, 56)
+_COARSE = _Nodes(10, 6, 26)
+"""For slopes, right to 1e-3"""
 
 
 class Repetition(NamedTuple):
@@ -112,19 +125,21 @@ def repetition(pair: float, n: float, shared: float, own: float, head_dim: int |
     head_dim : d_h, over whose queries' norms is averaged; None for the limit of infinite heads.
     """
     sizes, weights = (np.ones(1), np.ones(1)) if head_dim is None else _norms(head_dim)
-    each = _repetition_of_sizes(pair, n, max(0.0, shared) * sizes, max(0.0, own) * sizes)
+    each = _repetition_of_sizes(zipf_classes(pair), n, max(0.0, shared) * sizes, max(0.0, own) * sizes)
     return Repetition(*(float(part @ weights) for part in each))
 
 
-def _repetition_of_sizes(pair: float, n: float, shared: Array, own: Array) -> tuple[Array, Array, Array]:
+def _repetition_of_sizes(
+    classes: tuple[Array, Array], n: float, shared: Array, own: Array, nodes: _Nodes = _FINE
+) -> tuple[Array, Array, Array]:
     """The fields of :class:`Repetition` for several variances side by side, (m,) each."""
-    p, count = zipf_classes(pair)
-    x, weight = gauss_hermite(_SCORES)
-    z, mix = gauss_hermite(_OWN) if own.any() else (np.zeros(1), np.ones(1))
+    p, count = classes
+    x, weight = gauss_hermite(nodes.scores)
+    z, mix = gauss_hermite(nodes.own) if own.any() else (np.zeros(1), np.ones(1))
     reach = 1.5 * np.sqrt(shared)[:, None]
     # In a short row of scores that vary much, all weights may be small for long.
-    spacing = (13.5 + 2 * reach + 1.5 * np.sqrt(own)[:, None]) / (_TIMES - 1)
-    t = np.exp(-9.0 - reach + spacing * np.arange(_TIMES)) / (n * np.exp((shared + own) / 2))[:, None]
+    spacing = (13.5 + 2 * reach + 1.5 * np.sqrt(own)[:, None]) / (nodes.times - 1)
+    t = np.exp(-9.0 - reach + spacing * np.arange(nodes.times)) / (n * np.exp((shared + own) / 2))[:, None]
     step = spacing * t  # dt
     # Before the first time integrands are constant: its step stands for all earlier ones, a geometric series.
     step[:, :1] /= -np.expm1(-spacing)
@@ -212,24 +227,53 @@ def repetitions(pair: float, n: float, variance: Array, share: Array, head_dim: 
     variance : of the scores, nats^2; (m,).
     share : of the variance that a token's positions share, in [0, 1]; (m,).
     """
+    return _from_tables(lambda domain: _table(pair, n, domain), np.exp, variance, share, head_dim)
+
+
+def repetition_slopes(pair: float, n: float, variance: Array, share: Array, head_dim: int | None = None) -> Repetition:
+    r"""Slopes of :class:`Repetition` by the share of equal pairs in a text, each but the last times F_2; from tables, to 2 %.
+
+    A text with more equal pairs than others has more of its frequent tokens: to first order its moments are those of texts with
+    the frequencies :math:`p_v e^{\epsilon p_v}`, (W15).
+
+    Parameters
+    ----------
+    pair, n, variance, share, head_dim : as of :func:`repetitions`.
+    """
+    return _from_tables(lambda domain: _slope_table(pair, n, domain), _as_is, variance, share, head_dim)
+
+
+def _as_is(values: Array) -> Array:
+    return values
+
+
+def _from_tables(
+    table: Callable[[int], tuple[float, float, Array]],
+    inverse: Callable[[Array], Array],
+    variance: Array,
+    share: Array,
+    head_dim: int | None,
+) -> Repetition:
+    """Averages over the norms of queries of what the table of each domain holds."""
     sizes, weights = (np.ones(1), np.ones(1)) if head_dim is None else _norms(head_dim)
     variances = np.multiply.outer(sizes, variance)
     if variances.max() <= _FIRST_DOMAIN:
-        return Repetition(*(weights @ _read(_table(pair, n, 0), variances, share)))
+        return Repetition(*(weights @ inverse(_read(table(0), variances, share))))
     domains = np.maximum(0, np.ceil(np.log2(np.maximum(variances, _FIRST_DOMAIN) / _FIRST_DOMAIN) - 1e-9)).astype(int)
     found = np.empty((3, *variances.shape))
     for domain in distinct(domains).tolist():
         at = domains == domain
-        found[:, at] = _read(_table(pair, n, domain), variances[at][None], np.broadcast_to(share, at.shape)[at])[:, 0]
+        found[:, at] = inverse(_read(table(domain), variances[at][None], np.broadcast_to(share, at.shape)[at]))[:, 0]
     return Repetition(*(weights @ found))
 
 
 def _read(table: tuple[float, float, Array], variances: Array, share: Array) -> Array:
-    """The fields of :class:`Repetition` from a table, for several variances (sizes, m) of each share (m,); (3, sizes, m)."""
+    """Three fields from a table, for several variances (sizes, m) of each share (m,); (3, sizes, m)."""
     low, high, coefficients = table
     over_x = chebyshev_basis(2 * (np.log1p(variances) - low) / (high - low) - 1, coefficients.shape[1])
     along = coefficients @ chebyshev_basis(2 * share - 1, coefficients.shape[2])  # one polynomial for each share
-    return np.exp(np.einsum("fkm,ksm->fsm", along, over_x))
+    found: Array = np.einsum("fkm,ksm->fsm", along, over_x)
+    return found
 
 
 _FIRST_DOMAIN = 3.0
@@ -242,11 +286,43 @@ _MORE_NODES = 12, 16
 @functools.lru_cache(maxsize=64)
 def _table(pair: float, n: float, domain: int) -> tuple[float, float, Array]:
     """Ends of ln(1 + variance), and Chebyshev coefficients of the logarithms over it and the share; (3, nodes, nodes)."""
+
+    def logarithms(shared: float, own: float) -> Array:
+        return np.log(np.maximum(repetition(pair, n, shared, own), _LEAST))
+
+    return _tabulated(logarithms, domain, _MORE_NODES if domain else _NODES)
+
+
+def _tabulated(values: Callable[[float, float], Any], domain: int, nodes: tuple[int, int]) -> tuple[float, float, Array]:
+    """A table of three values over the variances that positions of a token share, and of the part of each."""
     low = math.log1p(_FIRST_DOMAIN * 2.0 ** (domain - 1)) if domain else 0.0
     high = math.log1p(_FIRST_DOMAIN * 2.0**domain)
-    nodes = _MORE_NODES if domain else _NODES
     variance, share = (chebyshev_nodes(count) for count in nodes)
     variance, share = np.expm1(low + (high - low) * (variance + 1) / 2), (share + 1) / 2
-    values = [[repetition(pair, n, v * s, v * (1 - s)) for s in share.tolist()] for v in variance.tolist()]
+    found = [[values(v * s, v * (1 - s)) for s in share.tolist()] for v in variance.tolist()]
     to_x, to_y = (chebyshev_coefficients(count) for count in nodes)
-    return low, high, np.einsum("kx,ly,xyf->fkl", to_x, to_y, np.log(np.maximum(values, _LEAST)))
+    return low, high, np.einsum("kx,ly,xyf->fkl", to_x, to_y, found)
+
+
+_SLOPE_NODES = 3, 4
+_TILT = 0.02
+"""Relative change of the most frequent token by which slopes are taken, up and down: their error is its square."""
+
+
+@functools.lru_cache(maxsize=64)
+def _slope_table(pair: float, n: float, domain: int) -> tuple[float, float, Array]:
+    p, count = zipf_classes(pair)
+    tilted = []
+    for epsilon in (_TILT / p.max(), -_TILT / p.max()):
+        changed = p * np.exp(epsilon * p)
+        tilted.append((changed / (count @ changed), count))
+    matches = [float(count @ changed**2) for changed, _ in tilted]
+
+    def slopes(shared: float, own: float) -> Array:
+        up, down = (
+            np.ravel(_repetition_of_sizes(classes, n, np.array([shared]), np.array([own]), _COARSE)) * [match, match, 1.0]
+            for classes, match in zip(tilted, matches, strict=True)
+        )
+        return (up - down) / (matches[0] - matches[1])
+
+    return _tabulated(slopes, domain, _SLOPE_NODES)

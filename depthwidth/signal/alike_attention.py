@@ -31,6 +31,7 @@ from ..numerics.softmax_tokens import TokenAverages
 from ..values import cached_property, once
 from .attention_width import Overlaps, Rows, WidthTerms, bend_per_key, width_terms_of_blocks
 from .rotation import Rotation, Turned
+from .row_matches import OwnMatches, match_response
 
 Array = Any
 
@@ -214,6 +215,12 @@ class _Layer:
         """The covariances of the output; (3, n)."""
         rows, q = self.found.rows, self.unit[2]
         covariance: Array = (self.weights * self.unit * self.share()).sum(1)
+        if self.setting.match:
+            even, gap = (self.weights * self.unit).sum(0), self.unit[1] - self.unit[0]
+            response = match_response(covariance, even, q, gap)
+            of_rows = response[2] / np.maximum(covariance[2], _LEAST)
+            own = _own_matches(self.setting.match, self.setting.length)
+            covariance[:2] += own.change(covariance[:2], response[:2], of_rows, of_rows)
         if self.terms is not None:
             covariance += self.terms.covariance
         elif self.setting.width is not None:
@@ -265,6 +272,12 @@ class _Layer:
             back[:2, 2] -= dropped / (self.setting.length - 1)
         back[range(3), range(3)] += self.score_gain * response
         return back
+
+
+@functools.lru_cache(maxsize=64)
+def _own_matches(match: float, length: int) -> OwnMatches:
+    """Of rows that see all positions."""
+    return OwnMatches.of(match, length, length, 2, 2)
 
 
 def _scores(keys: Array, variance: Array, steep: Array, head_dims: Array, setting: Setting) -> tuple[Array, Array, Array]:

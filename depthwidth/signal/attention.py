@@ -45,6 +45,7 @@ from ..values import cached_property
 from .attention_width import Overlaps, Rows, WidthTerms, bend_per_key, width_terms
 from .positions import Positions, Windows, _interpolation, smooth_nodes, windows
 from .rotation import Rotation, Turned, rotation_of
+from .row_matches import OwnMatches, match_response
 from .window_sums import _TINY, Moments, _sums
 
 Array = Any
@@ -188,6 +189,21 @@ class TokenAttention:
         """Shares of different and of equal tokens in the mean over both."""
         match = self.queries.match or 0.0
         return 1 - match, match
+
+    @cached_property
+    def own_matches(self) -> OwnMatches:
+        """Of the pairs of different rows, in the order of the flat arrays."""
+        n, half = self.sums.n, self.split // 2
+        return OwnMatches.of(self.queries.match or 0.0, n[self.first[:half]], n[self.second[:half]], *self._own_seen())
+
+    def _own_seen(self) -> tuple[Array, Array]:
+        """The number of both rows' own positions in the window of the first of each pair, and of the second; 1 or 2."""
+        mask, half = self.windows, self.split // 2
+        if not mask.causal:
+            return 2, 2
+        nodes, first, second = self.queries.nodes, self.first[:half], self.second[:half]
+        near = True if mask.window is None else nodes[second] - nodes[first] < mask.window
+        return 1, 1 + near * np.ones(half)  # the second is the later one
 
     @cached_property
     def _lengths(self) -> _Lengths:
@@ -464,8 +480,10 @@ class _Layer:
             self._bend(terms_of_width, covariances[0], 1.0 if turned is None else turned.stretch, alone, told)
             product[:] = _mixed(told, terms_of_width.product * roots, product)
         self._repel(tables, variance, correlation, roots, slope, jacobian)
-        covariance = owner.of_rows(sums.mean_values) + middle + (self.e * covariances).sum(0)
+        of_means = owner.of_rows(sums.mean_values) + middle
+        covariance = of_means + (self.e * covariances).sum(0)
         response = (self.f * covariances).sum(0)
+        _match_own(self, covariance, of_means, values)
         if turned is not None:
             response *= turned.response
             self._turn_keys(turned, roots, apart, shared * jacobian, one)
@@ -597,6 +615,19 @@ class _Layer:
     @cached_property
     def _sent(self) -> Array:
         return _sent_of(self)
+
+
+def _match_own(layer: _Layer, covariance: Array, even: Array, values: Array) -> None:
+    """Change the correlations of outputs by the share of equal keys that each kind of pair of rows sees, (T17)."""
+    owner, split = layer.owner, layer.owner.split
+    if not (layer.sums.stretches and owner.queries.match):
+        return
+    a, b, half = owner.first, owner.second, split // 2
+    gap = layer.sums.pair_mean(values[1] - values[0])
+    response = match_response(covariance, even, (layer.own[a] + layer.own[b]) / 2, gap)
+    of_rows = response[split:] / np.maximum(covariance[split:], _LEAST)
+    pairs, one, other = covariance[:split].reshape(2, half), of_rows[a[:half]], of_rows[b[:half]]
+    covariance[:split] += owner.own_matches.change(pairs, response[:split].reshape(2, half), one, other).ravel()
 
 
 def _sent_of(layer: _Layer) -> Array:

@@ -19,6 +19,7 @@ from ..checks import whole
 from ..errors import InputError
 from ..numerics.distinct import distinct
 from ..numerics.interpolation import lagrange_weights, spline, spline_values
+from ..numerics.matches import match_variance
 from ..values import frozen_fields
 
 Array = Any
@@ -147,6 +148,15 @@ class Positions:
         return np.abs(np.subtract.outer(self.nodes, self.nodes))
 
     @functools.cached_property
+    def match_variances(self) -> Array:
+        """Variance over texts of the share of equal pairs up to the later token of each pair; broadcasts against covariances.
+
+        The shares up to two positions have the variance of the longer stretch as their covariance. It is 0 without `match`.
+        """
+        one, other = self.pairs(self.nodes.astype(float))
+        return np.zeros(1) if not self.match else match_variance(self.match, np.maximum(np.maximum(one, other), 2))
+
+    @functools.cached_property
     def _share(self) -> Array:
         return self.weights.mean(0)
 
@@ -203,6 +213,17 @@ class Positions:
     def pair_mean_of_kind(self, values: Array) -> float:
         """As :meth:`pair_mean`, of values (n, n) at pairs of one kind: of different tokens, or of equal ones."""
         return _weighted_sum(self._pair_share, np.asarray(values))
+
+    def row_means(self, values: Array) -> Array:
+        """:meth:`pair_mean_of_kind` of values of each kind, (2, n, n) or (n, n); it broadcasts against them."""
+        if values.ndim == len(self.pair_shape):
+            return np.array([self.pair_mean_of_kind(part) for part in values]).reshape(2, *(1,) * (values.ndim - 1))
+        return np.array(self.pair_mean_of_kind(values))
+
+    def near(self, values: Array) -> Array:
+        """Values (n, n) of one kind at two tokens near each node; the mean over its pairs if every position is a node."""
+        own = values.diagonal(0, -2, -1)
+        return own if not self.dense or self.count == 1 else (values.sum(-1) - own) / (self.count - 1)
 
     @property
     def pair_shape(self) -> tuple[int, ...]:
@@ -302,6 +323,14 @@ class Distances(Positions):
                 result += of_node[node] * np.bincount(pairs_of_node[index].ravel(), weights.ravel(), self.late.size) / (t - 1)
         return result / result.sum()
 
+    @functools.cached_property
+    def _neighbours(self) -> Array:
+        return self.at_pairs(self.nodes, self.nodes)
+
+    def near(self, values: Array) -> Array:
+        """Values (P,) at two neighbours of each node."""
+        return self._neighbours @ values
+
     @property
     def pair_shape(self) -> tuple[int, ...]:
         """Shape of values at pairs: (P,)."""
@@ -387,6 +416,14 @@ class Alike(Positions):
     def pair_mean_of_kind(self, values: Array) -> Any:
         """The values themselves; of one block a number."""
         return self.mean(values)
+
+    def row_means(self, values: Array) -> Array:
+        """The values themselves."""
+        return values
+
+    def near(self, values: Array) -> Array:
+        """The values themselves."""
+        return values
 
     def uniform(self, second_moment: float, covariance: float) -> tuple[Array, Array]:
         """The moments q and c of one block with the same covariance for both kinds of pairs."""

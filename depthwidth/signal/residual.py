@@ -28,6 +28,7 @@ from ..formulas.finite_width import (
 )
 from ..formulas.moments import residual_second_moment
 from ..values import once
+from .matches import Matches, Others
 from .signal import AnySignal, DrawSpread, NormedOutput, Number, Pullback, Spread, TokenSignal, quotient
 from .trace import GradientStep
 
@@ -54,26 +55,8 @@ class Pair(NamedTuple):
     branch: Number
     variance: Number
     """Mean of both tokens' Var(q_t)"""
-    mean: Callable[[Number], Number]
-    """Mean over all pairs, of a value that kinds of pairs have in common"""
-
-
-class Others(NamedTuple):
-    """Moments of any two tokens, averaged over the kinds of pairs: those of a pair and a token outside it, of either kind."""
-
-    covariance: Number
-    branch: Number
-    """Covariance of the branch's output"""
-    second_moments: Number
-    """The fields of :class:`Spread` from here on"""
-    third_token: Number
-    covariances: Number
-
-    @classmethod
-    def of(cls, average: Callable[[Number], Number], c: Number, a_pair: Number, spread: Sequence[Number]) -> Others:
-        """The averages of the numbers of each kind of pair."""
-        _, w, _, x, z = spread
-        return cls(average(c), average(a_pair), average(w), average(x), average(z))
+    near: Callable[[Number], Number]
+    """Of values at pairs, which kinds have in common, those of each token: of two tokens near it"""
 
 
 def advance(
@@ -125,18 +108,18 @@ def advance(
             fourth = square * square
             spread = tuple(fourth * part for part in spread)
             if others is not None:
-                others = Others(square * others[0], others[1], *(fourth * part for part in others[2:]))
+                others = others.scaled(square)
     if spread is None:
         return q + a, c + a_pair, None  # residual_second_moment, its scales applied above
     first = size = q
     first_branch = branch = a
     variance = spread[0]
-    mean: Callable[[Number], Number] = _itself
+    near: Callable[[Number], Number] = _itself
     if pair is not None:
-        first, first_branch, size, branch, variance, mean = pair
+        first, first_branch, size, branch, variance, near = pair
     any_pair = Others(c, a_pair, spread[1], *spread[3:]) if others is None else others
     if draw is not None:
-        spread = _respond(c, spread, a, a_pair, q, draw, size, branch, variance, mean, any_pair)
+        spread = _respond(c, spread, a, a_pair, q, draw, size, branch, variance, near, any_pair)
     v, w, u, x, z = spread
     shared = _spread(c, a_pair, width, omega)
     apart = shared if others is None else _spread(others.covariance, others.branch, width, omega)
@@ -163,15 +146,15 @@ def _respond(
     size: Number,
     branch: Number,
     variance: Number,
-    mean: Callable[[Number], Number],
+    near: Callable[[Number], Number],
     others: Others,
 ) -> tuple[Number, ...]:
     """The spread with the responses of a branch to the correlation and the size of the tokens that it reads, (W7).
 
-    `size` to `mean` are those of :class:`Pair`, `q` and `a` second moments of the stream and of the branch.
+    `size` to `near` are those of :class:`Pair`, `q` and `a` second moments of the stream and of the branch.
     """
     v, w, u, x, z = spread
-    c_any, _, w_any, x_any, z_any = others
+    c_any, _, w_any, x_any, z_any, matched = others
     inverse, whole, growth = quotient(1.0, size), draw.whole, draw.growth
     if whole is None:
         # One token's second moment follows itself, by `grown`; the covariance follows itself and both second moments.
@@ -186,25 +169,36 @@ def _respond(
         return own * own * v, grown * grown * w, grown * mixed, grown * third, covariances
     # All outputs follow two means of what the branch reads: the slopes of its second moment and of its covariance.
     r = c_any * inverse
-    own_size, own, pair_size, slope = _slopes_by_means(r, _below_one(r), a_pair, draw, branch, inverse)
+    own_size, own, pair_size, slope = _slopes_by_means(r, _below_one(r), a_pair, draw, branch, inverse, matched, z_any)
     # Cov of the second moment's change with either mean
     followed = own_size * w_any + own * x_any, own_size * x_any + own * z_any
     pairs = pair_size * w_any + slope * x_any, pair_size * x_any + slope * z_any
     shared = 2 * followed[0] + own_size * followed[0] + own * followed[1]
     mixed = followed[1] + pairs[0] + own_size * pairs[0] + own * pairs[1]
     covariances = z + 2 * pairs[1] + pair_size * pairs[0] + slope * pairs[1]
-    return v + mean(shared), w + shared, u + mixed, x + mixed, covariances
+    return v + near(shared), w + shared, u + mixed, x + mixed, covariances
 
 
 def _slopes_by_means(
-    r: Number, low: Number, a_pair: Number, draw: DrawSpread, branch: Number, inverse: Number
+    r: Number,
+    low: Number,
+    a_pair: Number,
+    draw: DrawSpread,
+    branch: Number,
+    inverse: Number,
+    matches: Matches | None = None,
+    covariances: Number = 1.0,
 ) -> tuple[Number, Number, Number, Number]:
     """Slopes of the moments of a branch that mixes tokens, by their mean second moment and their mean covariance, (W7).
 
-    Those of the second moment, then those of the covariance; `inverse` is that of the stream's second moment.
+    Those of the second moment, then those of the covariance; `inverse` is that of the stream's second moment. A part of
+    `covariances`, the variance of the mean covariance, is that of the share of equal tokens, with slopes of its own, (W15).
     """
     whole, growth = draw.whole, draw.growth
-    own, slope = _bounded(_slope(whole, branch, low), whole) * inverse, _bounded(_slope(whole, a_pair, low), whole) * inverse
+    own, slope = _bounded(_slope(whole, branch, low), whole), _bounded(_slope(whole, a_pair, low), whole)
+    if matches is not None:
+        own, slope = matches.mixed((own, slope), draw, covariances)
+    own, slope = own * inverse, slope * inverse
     return _by_size(growth, branch, inverse, own * r), own, _by_size(growth, a_pair, inverse, slope * r), slope
 
 
@@ -334,10 +328,10 @@ def add_branch(
             kept.pair_second_moment,
             branch.pair_second_moment,
             (one + two) * (0.5 if skip is None else skip**4 / 2),
-            x.positions.pair_mean_of_kind,
+            x.positions.near,
         )
         if x.positions.match is not None:
-            others = Others.of(x.average_kinds, x.covariance, branch.covariance, x.spread)
+            others = Others.of(x.average_kinds, x.covariance, branch.covariance, x.spread, Matches.of(x, draw))
     q, c, spread = advance(
         x.second_moment,
         x.covariance,
@@ -661,11 +655,11 @@ def branch_spread(output: AnySignal, draw: DrawSpread, width: int, read: AnySign
         r, w, x, z = (read.average_kinds(part) for part in (read.covariance, read.spread[1], read.spread[3], read.spread[4]))
         r = r * inverse
         own_size, slope, pair_size, pair_slope = _slopes_by_means(
-            r, _below_one(r), output.covariance, draw, output.pair_second_moment, inverse
+            r, _below_one(r), output.covariance, draw, output.pair_second_moment, inverse, Matches.of(read, draw), z
         )
         followed = own_size * w + slope * x, own_size * x + slope * z
         sizes, mixed = own_size * followed[0] + slope * followed[1], pair_size * followed[0] + pair_slope * followed[1]
-        each = read.positions.pair_mean_of_kind(sizes) if isinstance(read, TokenSignal) else sizes
+        each = read.positions.near(sizes) if isinstance(read, TokenSignal) else sizes
         return own._replace(
             second_moment=own.second_moment + each,
             second_moments=own.second_moments + sizes,

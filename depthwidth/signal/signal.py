@@ -290,7 +290,7 @@ Pullback = Callable[[AnySignal], AnySignal]
 
 
 class Spread(NamedTuple):
-    """Variances over draws of the weights, with q_t = x_t.x_t/d and c = x_t.x_t'/d of one draw; all tokens named differ."""
+    """Variances over draws of weights and texts, with q_t = x_t.x_t/d and c = x_t.x_t'/d of one; all tokens named differ."""
 
     second_moment: Number
     """Var(q_t)"""
@@ -314,6 +314,15 @@ class Spread(NamedTuple):
             return drawn
         alone = cls.of_gaussian(signal.of(signal.offset.rest, signal.offset.rest_covariance), width)
         return cls(*(part - fixed for part, fixed in zip(drawn, alone, strict=True)))
+
+    @classmethod
+    def of_tokens(cls, signal: AnySignal, width: int) -> Spread:
+        """That of Gaussian features of a text's tokens: the mean covariance also follows the share of equal ones, (W15)."""
+        drawn = cls.of_gaussian(signal, width)
+        if not isinstance(signal, TokenSignal) or signal.positions.match is None:
+            return drawn
+        different, equal = signal.covariance
+        return drawn._replace(covariances=drawn.covariances + (equal - different) ** 2 * signal.positions.match_variances)
 
     @classmethod
     def of_branch(cls, signal: AnySignal, draw: DrawSpread, width: int) -> Spread:
@@ -383,6 +392,9 @@ class DrawSpread(NamedTuple):
     """d ln |f|^2 / d ln |x|^2 of a branch whose input no norm has seen; 0 of one that reads or adds a normalised signal"""
     with_stream: Number = 0.0
     """Relative covariance of the size that a norm of the output divides by with the size of a token of the stream"""
+    matches: Callable[[], tuple[Number, Number]] | None = None
+    """Of a branch that mixes tokens, slopes of its second moment and of its covariances, relative to `whole`, by the part of
+    the mean covariance that varies between texts with the share of equal tokens"""
 
     @classmethod
     def of_matrices(
@@ -445,6 +457,13 @@ class DrawSpread(NamedTuple):
     def pair_omega(self) -> Number:
         """Omega for the covariance of a token's squared norm with a product of two tokens."""
         return self.omega if self.pairs is None else self.pairs
+
+    def constant(self) -> DrawSpread:
+        """The same in plain numbers, of parts that do not follow the correlation, and without :attr:`matches`."""
+        import numpy as np
+
+        *parts, _ = self
+        return DrawSpread._make([*(None if part is None else float(np.max(part)) for part in parts), None])
 
     def normed(self, size: Number) -> DrawSpread:
         """That of the branch and a norm of its output to second moment `size`, which all draws have."""

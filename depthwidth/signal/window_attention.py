@@ -81,6 +81,10 @@ class WindowAttention(TokenAttention):
         cosines = kernel(rotation, positions.length)
         return Rotation(keys, *between_rows(cosines, lengths[self.second], lengths[self.first], distance, same))
 
+    def _own_seen(self) -> tuple[Array, Array]:
+        near = self.positions.distances < self.sums.reach
+        return 1 + near, np.ones(near.size)  # the first is the later one
+
     def square(self, flat: Array) -> Array:
         """The values at stored pairs, (P,) or (2, P), from a flat array."""
         pairs = flat[..., : self.split]

@@ -157,6 +157,15 @@ class WindowPairs(Positions):
         return index.reshape(later.size, 16), weights.reshape(later.size, 16)
 
     @functools.cached_property
+    def _neighbours(self) -> tuple[Array, Array]:
+        return self.at_pairs(self.nodes, self.nodes)
+
+    def near(self, values: Array) -> Array:
+        """Values (P,) of one kind, at two neighbours of each node."""
+        index, weights = self._neighbours
+        return (values[index] * weights).sum(-1)
+
+    @functools.cached_property
     def _of_node(self) -> list[Array]:
         """Indices of the pairs of each node, at ascending distances."""
         found = [np.flatnonzero(self.late == node) for node in range(self.count)]

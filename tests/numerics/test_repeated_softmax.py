@@ -5,7 +5,7 @@ import pytest
 
 from depthwidth.formulas.moments import zipf_match_probability
 from depthwidth.numerics import repeated_softmax
-from depthwidth.numerics.repeated_softmax import repetition, repetitions, zipf_classes
+from depthwidth.numerics.repeated_softmax import repetition, repetition_slopes, repetitions, zipf_classes
 from depthwidth.numerics.softmax import overlap
 
 
@@ -109,3 +109,38 @@ def test_the_match_of_a_vocabulary_is_that_of_its_classes():
     p, count = repeated_softmax.zipf_classes(0.0126)
     assert count @ p**2 == pytest.approx(0.0126, rel=1e-13)
     assert count @ p == pytest.approx(1, rel=1e-13)
+
+
+def test_equal_scores_follow_the_share_of_equal_pairs_in_proportion():
+    found = repetition_slopes(0.05, 20, np.array([1e-9]), np.array([0.5]))
+    assert np.ravel(found) == pytest.approx([1.0, 1.0, 0.0], abs=0.02)  # as the tables claim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("vocab", "length", "shared", "own"), [(1000, 48, 1.0, 0.0), (100, 24, 0.6, 0.4)])
+def test_texts_with_more_equal_pairs_weigh_them_by_the_slopes(rng, vocab, length, shared, own):
+    """A regression over texts, whose own noise is that of 40 drawn rows."""
+    p = 1 / np.arange(1, vocab + 1)
+    p /= p.sum()
+    found = []
+    for _ in range(600):
+        _, text = np.unique(rng.choice(vocab, length, p=p), return_inverse=True)
+        scores = (np.sqrt(shared) * rng.standard_normal((40, text.max() + 1)))[:, text]
+        a = np.exp(scores + np.sqrt(own) * rng.standard_normal((40, length)))
+        a /= a.sum(1, keepdims=True)
+        equal = text[:, None] == text
+        np.fill_diagonal(equal, False)
+        one, other = a[:20].mean(0), a[20:].mean(0)
+        found.append([equal.mean(), ((a @ equal) * a).sum(1).mean(), one @ equal @ other, length * (a**2).sum(1).mean()])
+    share, *values = np.array(found).T
+    share = share * length / (length - 1)
+    pair = float(zipf_match_probability(vocab))
+    slopes = np.ravel(repetition_slopes(pair, length, np.array([shared + own]), np.array([shared / (shared + own)])))
+    for value, slope, factor in zip(values, slopes, [length / (length - 1), length / (length - 1), 1.0], strict=True):
+        value = value * factor - value.mean() * factor
+        about = share - share.mean()
+        measured = (value @ about) / (about @ about)
+        error = np.sqrt(((value - measured * about) ** 2).mean() / (about @ about))
+        assert abs(measured - slope) < 4 * error + 0.02 * abs(slope)
+    flat = repetitions(pair, length, np.array([shared + own]), np.array([shared / (shared + own)]))
+    assert abs(slopes[0] - float(flat.same_row[0])) > 0.1  # frequent tokens saturate
