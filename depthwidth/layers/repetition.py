@@ -161,8 +161,7 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
     with trace.silence():
         for trace.layer in layers:
             of_texts = not isinstance(x, Signal) and x.spread is not None and trace.layer == 0  # as no later block, (W15)
-            tabulated = steps is None and not (varying or of_texts)
-            if tabulated and _reads_normalised(block, x, started=trace.layer > layers.start):
+            if not (steps or varying or of_texts) and _reads_normalised(block, x, started=trace.layer > layers.start):
                 steps = _branch_tables(block, x, site)
             if steps:
                 following = _tabulated_states(steps, block.parallel, x, layers.stop - trace.layer)
@@ -390,10 +389,7 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
 
 
 def _draw(draws: list[Any]) -> DrawSpread:
-    """The variation between draws in plain floats, from those of the branch's evaluations, which share it.
-
-    The share of equal tokens is part of the spread in the first blocks, which are evaluated one by one.
-    """
+    """The variation between draws in plain floats, from those of the branch's evaluations, which share it."""
     found: DrawSpread = draws[0].constant()
     return found
 
