@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..numerics.interpolation import PlaneTable, Table, lagrange_weights, spline_values
+from ..numerics.interpolation import PlaneTable, Table, spline_values
 from ..numerics.recursion import linear_states, sampled_states
 from ..signal import (
     AnySignal,
@@ -39,6 +39,7 @@ from ..signal.matches import Others
 from ..signal.residual import advance, covariance_factor
 from ..values import once
 from .block import BlockLike, Residual
+from .depth_steps import Increments, Steps, depth_variable
 from .gaps import Sample, pass_skips, pull_near, share_gap
 from .norms import Norm
 from .varying_numbers import VaryingNumbers, follow_from_few
@@ -534,74 +535,6 @@ _NORMED = 3.0
 """Factor on the error of a step in a post-norm stack, whose gradients need shorter steps than the stream does."""
 _SPREAD_TOLERANCE = 1e-3
 """The same of the spread that all tokens share, relative to itself."""
-_KNOWN = 4
-"""Number of evaluated blocks through which a polynomial, of one degree less, interpolates the increments of the stream."""
-
-
-class _Steps:
-    """The lengths of the steps between evaluated blocks, from the errors of those before; an error is in tolerances."""
-
-    def __init__(self) -> None:
-        self.length = 1
-        self._failures = 0
-        self._rest = 0
-        """Steps that must not be longer than the last one"""
-
-    def halve(self, length: int) -> int:
-        """The next try after a step of this length had too large an error; where many fail, fewer are tried."""
-        self._failures += 1
-        self._rest = min(2**self._failures, 16)
-        self.length = length // 2
-        return self.length
-
-    def grow(self, length: int, error: float | None) -> None:
-        """Allow the next step to be longer than one of this length; its error, None of a single one."""
-        if self._rest:
-            self._rest -= 1
-            self.length = length
-        elif error is None:
-            self.length = length + 1
-        else:
-            self._failures = 0
-            self.length = int(length * min(2.0, 0.8 * max(error, 1e-9) ** (-1 / _KNOWN)))
-
-
-class _Increments:
-    """The increments of the last few evaluated blocks, as a polynomial in ln(l + 1/2), l the blocks below."""
-
-    def __init__(self, depth: int) -> None:
-        self._logs = _depth_variable(depth)
-        self._known: list[tuple[int, Array]] = []
-
-    def append(self, layer: int, added: Array) -> None:
-        """Add the increment of one more block, and remove the oldest."""
-        self._known = [*self._known[1 - _KNOWN :], (layer, added)]
-
-    @property
-    def blocks(self) -> list[int]:
-        """Their blocks."""
-        return [layer for layer, _ in self._known]
-
-    def pop(self) -> None:
-        """Remove the last increment."""
-        self._known.pop()
-
-    def between(self, low: int, high: int) -> Array:
-        """Sum of the increments of the blocks after `low` and before `high`."""
-        import numpy as np
-
-        if high - low == 1:
-            return 0.0
-        layers, increments = zip(*self._known, strict=True)
-        weights = np.array(lagrange_weights([self._logs[layer] for layer in layers], self._logs[low + 1 : high]))
-        return weights.sum(axis=1) @ np.array(increments)
-
-
-def _depth_variable(depth: int) -> Array:
-    """ln(l + 1/2) at each of N blocks: a variable in which the stream and the gradient are smooth."""
-    import numpy as np
-
-    return np.log(np.arange(depth) + 0.5)
 
 
 def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: range) -> tuple[TokenSignal, Pullback]:
@@ -616,7 +549,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
     import numpy as np
 
     trace, times = site.trace, len(layers)
-    increments, samples, grown = _Increments(times), list[Sample](), _skip_growth(block, site, layers)
+    increments, samples, grown = Increments(times), list[Sample](), _skip_growth(block, site, layers)
     shares = None if x.offset is None else _offset_shares(block, site, layers)
     # A norm after the sum may end the stack, and then acts on other gradients than that of any other block.
     last = times - 2 if any(part.norm_stream is not None for _, part in block.branches) else times - 1
@@ -635,9 +568,9 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         y = _unflatten(x, vector)
         return y if x.offset is None or shares is None else y.offset_as(x.offset.times(shares[layer]))
 
-    varying = VaryingNumbers(trace.recipe.along_blocks(site.role, layers), last, _depth_variable(times))
+    varying = VaryingNumbers(trace.recipe.along_blocks(site.role, layers), last, depth_variable(times))
     before = layer = 0
-    steps, state, left, held, change = _Steps(), _flatten(x), _flatten(x), False, math.inf
+    steps, state, left, held, change = Steps(), _flatten(x), _flatten(x), False, math.inf
     while True:
         trace.layer = layers.start + layer
         with trace.divert() as records:
@@ -775,7 +708,7 @@ def _record_all(trace: Trace, samples: list[Sample], layers: range, last: int) -
 
     evaluated = np.array([sample.layer for sample in samples])
     ascending = slice(None, None, 1 if len(evaluated) < 2 or evaluated[1] > evaluated[0] else -1)
-    every = _depth_variable(len(layers))
+    every = depth_variable(len(layers))
     logs = every[evaluated[ascending]]
 
     records = samples[0].records

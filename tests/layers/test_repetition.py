@@ -9,6 +9,7 @@ from passes import Given, start
 from depthwidth.layers import Attention, Block, FeedForward, LayerNorm, Repeat, Residual, RMSNorm, varying_numbers
 from depthwidth.layers import repetition as module
 from depthwidth.layers.base import component
+from depthwidth.layers.depth_steps import Increments, depth_variable
 from depthwidth.layers.varying_numbers import follow_from_few
 from depthwidth.numerics import recursion
 from depthwidth.signal import Offset, Signal, Spread, TokenSignal
@@ -419,14 +420,14 @@ def test_tables_need_an_epsilon_that_is_small_beside_the_stream(second_moment, n
 
 def test_the_variable_along_the_depth():
     """ln l at the middle of each block."""
-    assert module._depth_variable(3) == pytest.approx([math.log(0.5), math.log(1.5), math.log(2.5)])
+    assert depth_variable(3) == pytest.approx([math.log(0.5), math.log(1.5), math.log(2.5)])
 
 
 def test_increments_in_a_gap_are_extrapolated_by_a_cubic():
     """Exact for a cubic of that variable, from the last four evaluated blocks, and not for a quartic."""
-    logs = module._depth_variable(50)
+    logs = depth_variable(50)
     for power, exact in ((0, True), (1, True), (3, True), (4, False)):
-        course = module._Increments(50)
+        course = Increments(50)
         for layer in (2, 3, 5, 8, 12):
             course.append(layer, np.array([logs[layer] ** power, 1.0]))
         found = course.between(12, 20)
