@@ -162,7 +162,7 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
     with trace.silence():
         for trace.layer in layers:
             of_texts = not isinstance(x, Signal) and x.spread is not None and trace.layer == 0  # as no later block, (W15)
-            if not (steps or varying or of_texts) and _reads_normalised(block, x, started=trace.layer > layers.start):
+            if steps is None and not (varying or of_texts) and _reads_normalised(block, x, started=trace.layer > layers.start):
                 steps = _branch_tables(block, x, site)
             if steps:
                 following = _tabulated_states(steps, block.parallel, x, layers.stop - trace.layer)
