@@ -116,6 +116,27 @@ def test_equal_scores_follow_the_share_of_equal_pairs_in_proportion():
     assert np.ravel(found) == pytest.approx([1.0, 1.0, 0.0], abs=0.02)  # as the tables claim
 
 
+def test_slopes_are_sums_over_the_tokens_of_which_a_text_has_more():
+    """One position more of token v, for each v in proportion to its part in the share of equal pairs."""
+    pair, n, variance = 0.0608, 48.0, 1.2
+    p, count = zipf_classes(pair)
+    change = p - count @ p**2
+
+    def weights(p):
+        found = np.ravel(repeated_softmax._repetition_of_sizes((p, count), n, np.array([variance]), np.array([0.0])))
+        return found * [count @ p**2, count @ p**2, 1.0]
+
+    total, step = np.zeros(3), 1e-4
+    for token in range(p.size):
+        moved = step * (np.arange(p.size) == token)
+        total += change[token] * (weights(p * (1 + moved)) - weights(p * (1 - moved))) / (2 * step)
+    slopes = total / (2 * count @ (p**2 * change))
+    found = np.ravel(repetition_slopes(pair, n, np.array([variance]), np.array([1.0])))
+    assert found[:2] == pytest.approx(slopes[:2], rel=0.01)  # as the tables claim
+    assert found[2] / n == pytest.approx(slopes[2] / n, abs=0.005)
+    assert abs(slopes[0] - slopes[1]) > 0.3  # one row and two rows differ
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("vocab", "length", "shared", "own"), [(1000, 48, 1.0, 0.0), (100, 24, 0.6, 0.4)])
 def test_texts_with_more_equal_pairs_weigh_them_by_the_slopes(rng, vocab, length, shared, own):
