@@ -147,8 +147,7 @@ def width_terms(rows: Rows, width: float, head_dim: int | None, equal_norms: boo
             row.attraction * near, rest, rows.apart,
         ]
     )  # fmt: skip
-    both = _of_rows(both, a) + _of_rows(both, b)
-    both /= 2
+    both = _of_rows(both, a) if a is b else (_of_rows(both, a) + _of_rows(both, b)) / 2
     P, T, aligned, independent, in_token, less, shares, beside, attraction, rest_of_pair, apart = both
     pair = pair_terms(Changes(P, T, aligned, independent, in_token, found.in_query, less, shares), rho)
 
