@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture import Transformer
 from ..architecture.number_formats import judged_dtype
-from ..checks import check_choice, check_whole
+from ..checks import ceiling, check_choice, check_whole
 from ..errors import InputError
 from ..formulas.shape_penalty import penalised_best_width
 from ..hardware.accelerators import Accelerator
@@ -207,6 +207,8 @@ class Scorer:
             width = float(self.template.nearest_widths(width + 0.5)[-1])
         if not widths:
             raise InputError(f"candidates: {parameters:g} parameters are too few for one block")
+        if parameters > ceiling("budget"):
+            raise InputError(f"candidates: {parameters:g} parameters are above {ceiling('budget'):g}, the most that are accepted")
         depths = np.arange(self.template.least_depth, deepest + 1)
         grid_depth, grid_width = (axis.ravel() for axis in np.meshgrid(depths, np.array(widths), indexing="ij"))
         size = self.parameters(grid_depth.astype(float), grid_width.astype(float))

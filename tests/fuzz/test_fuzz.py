@@ -165,6 +165,7 @@ OPTIONS = {
     ("plan", "--flops", "1e22", "--tokens-per-parameter", "nan"): "tokens_per_parameter='nan' is not a finite number",
     ("plan", "--flops", "1e20", "--tokens-per-parameter", "1e-300"): "is not a number from 1e-06 to 1e+06",
     ("plan", "--flops", "1e20", "--tokens-per-parameter", "1e300"): "is not a number from 1e-06 to 1e+06",
+    ("pareto", "1e30", "--smallest", "0.1"): "1e+30 parameters are above 1e+18, the most that are accepted",
     ("plan", "--memory", "80GB", "--pipeline", "1e6"): "pipeline=1000000 is not a whole number from 1 to 10,000",
     ("fit", "runs.csv", "--delta", "1e300"): "delta=1e+300 is not a number from 1e-09 to 1e+09",
     ("verify", "fit", "walk", "y = a", "--start", "a=1", "--draws", "1e12"): "draws='1e12' is above 100,000",

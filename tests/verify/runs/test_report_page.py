@@ -223,6 +223,7 @@ def test_a_gauge_shows_the_limit_the_prediction_and_the_value():
 
 def test_a_picture_that_cannot_be_drawn_is_named():
     assert "This picture cannot be drawn: KeyError" in picture(fails, [row()])
+    assert "This picture cannot be drawn: ValueError" in picture(lambda axes, rows: axes.errorbar([1], [1], [-1]), [row()])
     assert "<svg" in picture(lambda axes, rows: axes.plot([1, 2]), [row()])
 
 
