@@ -200,6 +200,9 @@ class Scorer:
         """
         import numpy as np
 
+        most = ceiling("budget")
+        if parameters > most:
+            raise InputError(f"candidates: {parameters:g} parameters are above {most:g}, the most that are accepted")
         widths = []
         width = float(self.template.nearest_widths(1.0)[-1])
         while self.parameters(float(self.template.least_depth), width) <= parameters:
@@ -207,8 +210,6 @@ class Scorer:
             width = float(self.template.nearest_widths(width + 0.5)[-1])
         if not widths:
             raise InputError(f"candidates: {parameters:g} parameters are too few for one block")
-        if parameters > ceiling("budget"):
-            raise InputError(f"candidates: {parameters:g} parameters are above {ceiling('budget'):g}, the most that are accepted")
         depths = np.arange(self.template.least_depth, deepest + 1)
         grid_depth, grid_width = (axis.ravel() for axis in np.meshgrid(depths, np.array(widths), indexing="ij"))
         size = self.parameters(grid_depth.astype(float), grid_width.astype(float))
