@@ -602,7 +602,8 @@ def normed_input(stream: AnySignal, y: AnySignal, draw: DrawSpread, length: floa
     spread, mixed = stream.spread.after_norm(stream, y), None
     if draw.whole is not None:
         mixed = MixedTokens.of(stream, length)
-        spread = spread._replace(covariances=mixed.variance * y.averages[0] ** 2 + 0.0 * spread.covariances)
+        if length < float("inf"):  # rows that differ keep what each has
+            spread = spread._replace(covariances=mixed.variance * y.averages[0] ** 2 + 0.0 * spread.covariances)
     return y.spread_as(spread), mixed
 
 
