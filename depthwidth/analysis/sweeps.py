@@ -12,13 +12,13 @@ from ..errors import InputError, shown
 from ..formulas.moments import norm_moment
 from ..initialization import Recipe, recipe
 from ..layers import BlockLike, Residual, Stack
+from ..layers.output_norm import OutputNorm
 from ..numerics.interpolation import Table
 from ..numerics.recursion import sampled_ends
 from ..signal import DrawSpread, Pullback, Signal, Site, Spread, Trace
 from ..signal.residual import (
-    NormFactors,
     add_branch,
-    branch_spread,
+    leaning_excess,
     norm_factors,
     post_norm_drift,
     pull_past_norms,
@@ -163,7 +163,7 @@ class _Step(NamedTuple):
 
     table: Table
     """The two output moments; the four entries of the gradient's matrix from the output to the norm's input; the parts of
-    `draw` that follow the correlation; with a norm of the output, the values that :class:`_OutputNorm` reads"""
+    `draw` that follow the correlation; with a norm of the output, the result of :meth:`.OutputNorm.moments`"""
     eps_in: float | None
     """Epsilon of the norm that the branch reads, if it has one of its own"""
     stream_gain: float | None
@@ -177,7 +177,7 @@ class _Step(NamedTuple):
     """Names of the parts of `draw` in the table"""
     normed: bool
     width: int
-    output_norm: _OutputNorm | None = None
+    output_norm: OutputNorm | None = None
     """The norm of the branch's output, if it has one and width is finite"""
 
     @classmethod
@@ -186,7 +186,7 @@ class _Step(NamedTuple):
 
         shapes: list[DrawSpread] = []
         varied = ("pair_omega",) if part.norm_stream is None or part.norm_in is None else ("pair_omega", "along", "radial")
-        output_norm = _OutputNorm.of(part, site) if site.trace.finite_width else None
+        output_norm = OutputNorm.of(part, Signal(1.0, 0.5), site)
 
         def columns(angles: Array) -> Array:
             x = Signal(np.ones_like(angles), np.cos(angles))
@@ -194,7 +194,8 @@ class _Step(NamedTuple):
             shapes.append(shape)
             found = [*f[:2], *_Matrix.of_map(pull), *(getattr(shape, name) for name in varied)]
             if output_norm is not None:
-                found += output_norm.columns(x, site)
+                bare, pair_omega = output_norm.moments(x, site)
+                found += [*bare[:2], pair_omega]
             return np.stack([np.broadcast_to(v, angles.shape) for v in found], axis=1)
 
         table = Table(columns, 0.0, math.pi / 2)
@@ -222,9 +223,10 @@ class _Step(NamedTuple):
             )  # fmt: skip
         a, a_pair, one, other, pair_one, pair_other, *more = self.table.of_array(np.arccos(correlation.clip(0.0, 1.0)))
         path = _Matrix(gain * one, gain * other, pair_gain * pair_one, pair_gain * pair_other)
+        with_stream: Array = 0.0
         if self.output_norm is not None:
-            read = x if self.eps_in is None else _after_norm(x, correlation)
-            known = self.output_norm.factors(read, *more[len(self.varied) :])
+            size, covariance, pair_omega = more[len(self.varied) :]
+            known, with_stream = self.output_norm.factors(x, correlation, Signal(size, covariance), pair_omega)
             a_pair = a_pair * known.covariance
             path = path.before(known.gradient, known.gradient_covariance)
         added = Signal(a * branch2, a_pair * branch2)
@@ -234,7 +236,7 @@ class _Step(NamedTuple):
             if self.output_norm is not None:
                 path = _Matrix.of_map(pull_past_norms(path.of, y, added, self.width))
             leans = x.spread is not None and self.normed
-            return y, way.through(path, skip2, x if leans else None, mixes=draw.whole is not None)
+            return y, way.through(path, skip2, x if leans else None, draw.whole is not None, with_stream)
         known, scale = norm_factors(y, self.width, self.stream_centred), norm_moment.body
         size = y.second_moment + self.stream_eps
         gain, pair_gain = (scale(1.0, size, self.stream_gain, k) for k in (known.gradient, known.gradient_covariance))
@@ -243,56 +245,13 @@ class _Step(NamedTuple):
             back = drift.at_norm(pull_post_norm(Signal(gain, pair_gain), y, self.width, self.stream_centred, last))
             gain, pair_gain = back.second_moment, back.covariance
             path = _Matrix.of_map(functools.partial(drift.path, pull=path.of))
-        way = way.through(path, skip2, None, mixes=False)
+        way = way.through(path, skip2)
         # The gradient passes the norm first, so the norm's factors are at the right of the residual's matrix.
         way = _Way(way.bare.before(gain, pair_gain), None)
         normed = Signal(
             scale(y.second_moment, size, self.stream_gain), scale(y.covariance, size, self.stream_gain, known.covariance)
         )
         return normed.spread_as(y.spread and y.spread.after_norm(y, normed)), way
-
-
-class _OutputNorm(NamedTuple):
-    """The norm of a branch's output: its factors at finite width follow the stream's spread, which a table has not seen."""
-
-    bare: Residual
-    """The branch up to that norm"""
-    draw: DrawSpread
-    """Of `bare`; the norm uses the parts that do not follow the correlation"""
-    centred: bool
-
-    @classmethod
-    def of(cls, part: Residual, site: Site) -> _OutputNorm | None:
-        """None of a branch without such a norm."""
-        if part.norm_out is None:
-            return None
-        bare = part.replace(norm_out=None, layer_scale=None, dropout=0.0)
-        _, _, draw = bare.branch_moments(Signal(1.0, 0.5), site)
-        return cls(bare, draw.constant(), part.norm_out.centred)
-
-    def columns(self, x: Signal, site: Site) -> list[Array]:
-        """The moments of what it normalises, and omega for pairs."""
-        f, _, draw = self.bare.branch_moments(x, site)
-        return [*f[:2], draw.pair_omega]
-
-    def factors(self, read: Signal, size: Array, covariance: Array, pair_omega: Array) -> NormFactors:
-        """Its factors relative to those of a branch that reads a stream without a spread.
-
-        read : what the branch reads, with its spread.
-        size, covariance, pair_omega : the columns.
-        """
-        draw, width, output = self.draw._replace(pairs=pair_omega), self.bare.width, Signal(size, covariance)
-        alone, whole = (
-            norm_factors(output.spread_as(branch_spread(output, draw, width, x)), width, self.centred)
-            for x in (read.spread_as(None), read)
-        )
-        return NormFactors(*(new / known for new, known in zip(whole, alone, strict=True)))
-
-
-def _after_norm(x: Signal, correlation: Array) -> Signal:
-    """The stream at the output of a norm to second moment 1, where two tokens have this correlation."""
-    y = Signal(1.0 + 0.0 * correlation, correlation)
-    return y.spread_as(x.spread and x.spread.after_norm(x, y))
 
 
 class _Matrix(NamedTuple):
@@ -344,18 +303,19 @@ class _Way(NamedTuple):
     leaning: _Matrix | None = None
     """From those of its leaning (:func:`~depthwidth.signal.residual.residual_pullback`), if gradients lean"""
 
-    def through(self, path: _Matrix, skip2: Array, x: Signal | None, *, mixes: bool) -> _Way:
+    def through(
+        self, path: _Matrix, skip2: Array, x: Signal | None = None, mixes: bool = False, with_stream: Array = 0.0
+    ) -> _Way:
         """The way from the output of one more residual, whose branch maps gradients by `path`.
 
         x : the residual's input, if the gradient at its branch's output leans.
-        mixes : whether the branch mixes tokens.
+        mixes, with_stream : as in :func:`~depthwidth.signal.residual.residual_pullback`.
         """
         if x is None or self.leaning is None:
             own = None if self.leaning is None else self.leaning.times(skip2 * skip2)
             return _Way(self.bare.after(path).plus(self.bare, skip2), own)
-        v, w = (part / x.second_moment for part in (x.spread or ())[:2])
         a, b, c, d = self.bare
-        size, pair = (w, w) if mixes else (v, (v + w) / 2)
+        size, pair = leaning_excess(x, mixes, with_stream)
         slid = self.leaning.plus(_Matrix(a * size, b * pair, c * size, d * pair)).after(path).plus(self.leaning, skip2)
         bare = self.bare.plus(self.leaning, 1 / x.second_moment).after(path).plus(self.bare, skip2)
         return _Way(bare, slid.times(skip2))

@@ -136,8 +136,7 @@ class Residual(Layer):
                 if self.norm_out is not None and site.trace.finite_width:
                     through = self.branch.through_norm(x, site, normed=self.norm_in is not None)
                     if self.norm_in is not None:
-                        length = math.inf if self.branch.causal else site.trace.length
-                        read, mixed = signal.normed_input(read, x, draw, length)
+                        read, mixed = signal.normed_input(read, x, draw, self.mixed_length(site))
             elif name == "norm_out" and self.norm_out and site.trace.finite_width:  # both norms may be one object
                 x = x.spread_as(signal.branch_spread(x, draw, self.width, read))
                 pulls.append(signal.pull_branch_norm(draw, x, self.width, self.norm_out.centred, through))
@@ -164,6 +163,10 @@ class Residual(Layer):
     def read(self, x: AnySignal) -> Any:
         """The part of the stream that its first norm divides, or its branch reads."""
         return x.whole() if self.norm_in is None else self.norm_in.read(x)
+
+    def mixed_length(self, site: Site) -> float:
+        """Tokens of a sequence that it mixes alike; infinite under a causal mask, where rows differ."""
+        return math.inf if self.branch.causal else site.trace.length
 
     @property
     def normed(self) -> bool:

@@ -42,6 +42,7 @@ from .block import BlockLike, Residual
 from .depth_steps import Increments, Steps, depth_variable
 from .gaps import Sample, pass_skips, pull_near, share_gap
 from .norms import Norm
+from .output_norm import OutputNorm
 from .varying_numbers import VaryingNumbers, follow_from_few
 
 Array = Any
@@ -288,6 +289,8 @@ class _BranchTable(NamedTuple):
     draw: Callable[[], DrawSpread]
     """Known as soon as the table has been read"""
     width: int
+    output_norm: OutputNorm | None
+    """Of a branch that follows the spread of the stream by its output's norm; the table then has the result of its `moments`"""
 
 
 class _KindsTable:
@@ -361,20 +364,27 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
 
     size = _state(x)[0]
 
-    def outputs(part: Residual, at: Site, draws: list[Any], covariance: Any) -> Any:
+    def outputs(part: Residual, at: Site, output_norm: OutputNorm | None, draws: list[Any], covariance: Any) -> Any:
         y: AnySignal = x.of(np.full(covariance.shape[-1], size), covariance)
         if block.parallel and block.norm is not None:
             y, _ = block.norm.moments(y, site.at("norm"))
         f, _, draw = part.branch_moments(y, at)
         scale = at.scales()[1] ** 2
         draws.append(draw.scaled(scale))
-        columns = *_columns_of(f.times(scale)), draw.pair_omega
+        columns = [*_columns_of(f.times(scale)), draw.pair_omega]
+        if output_norm is not None:
+            bare, pair_omega = output_norm.moments(y, at)
+            columns += [*_columns_of(bare), pair_omega]
         return np.stack([np.broadcast_to(column, covariance.shape[-1:]) for column in columns], axis=-1)
 
     steps: list[_BranchTable] = []
     for name, part in block.branches:
         at, draws = site.at(name), list[Any]()
-        of_part = functools.partial(outputs, part, at, draws)
+        output_norm = OutputNorm.of(part, x, at)
+        # A norm that branches share leaves them no spread.
+        if x.spread is None or block.norm is not None or (output_norm is not None and not output_norm.follows_spread):
+            output_norm = None
+        of_part = functools.partial(outputs, part, at, output_norm, draws)
         table: Any = _KindsTable(of_part, size) if isinstance(x, TokenSignal) else _angle_table(of_part, size)
         normalised, share = None, 1.0
         if part.norm_stream is not None:
@@ -385,7 +395,9 @@ def _branch_tables(block: BlockLike, x: AnySignal, site: Site) -> list[_BranchTa
         # The stream is scaled once by branches in parallel.
         skip = None if at.scales()[0] == 1 or (block.parallel and steps) else at.scales()[0]
         reads = None if read is None else _norm_share(read)
-        steps.append(_BranchTable(table, skip, reads, normalised, share, once(functools.partial(_draw, draws)), part.width))
+        steps.append(
+            _BranchTable(table, skip, reads, normalised, share, once(functools.partial(_draw, draws)), part.width, output_norm)
+        )
     return steps
 
 
@@ -402,7 +414,7 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, t
     evaluated.
     """
     of_one = isinstance(x, Signal)
-    advance_block = _tabulated_block(steps, parallel) if of_one else _tabulated_kinds(steps, parallel, x.positions.match)
+    advance_block = _tabulated_block(steps, parallel) if of_one else _tabulated_kinds(steps, parallel, x, x.positions.match)
     state = _state(x)
     if times > MANY_BLOCKS and all(step.skip is None and step.normalised is None for step in steps):
         sampled = sampled_states(lambda state, _: advance_block(state), state, times, _STEP)
@@ -422,7 +434,7 @@ def _tabulated_states(steps: list[_BranchTable], parallel: bool, x: AnySignal, t
 def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tuple[float, ...]], tuple[float, ...]]:
     """The map of the stream's moments and spread from one block's input to the next one's, in plain floats."""
     branches = [
-        (k == 0 or not parallel, step.table.pieces, *step[1:5], step.draw(), step.width, step.draw().omega)
+        (k == 0 or not parallel, step.table.pieces, *step[1:5], step.draw(), step.width, step.draw().omega, step.output_norm)
         for k, step in enumerate(steps)
     ]
     acos = math.acos
@@ -430,8 +442,11 @@ def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tup
     def advance_block(state: tuple[float, ...]) -> tuple[float, ...]:
         q, c, *parts = state
         spread = tuple(parts) if parts else None
-        for new_input, (pieces, low, size, end), skip, reads_norm, normalised, post_share, draw, width, omega in branches:
+        for (
+            new_input, (pieces, low, size, end), skip, reads_norm, normalised, post_share, draw, width, omega, output_norm
+        ) in branches:  # fmt: skip
             if new_input:
+                read = q, c, spread
                 cosine = c / q
                 if reads_norm is not None and spread is not None:
                     cosine *= 1 + reads_norm * (covariance_factor(q, c, spread) - 1)
@@ -440,9 +455,13 @@ def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tup
             if i > end:
                 i = end
             t = offset - i * size
-            (a3, a2, a1, a0), (b3, b2, b1, b0), (e3, e2, e1, e0) = pieces[i]
+            (a3, a2, a1, a0), (b3, b2, b1, b0), (e3, e2, e1, e0), *more = pieces[i]
             a, pair = ((a3 * t + a2) * t + a1) * t + a0, ((b3 * t + b2) * t + b1) * t + b0
             pair_omega = ((e3 * t + e2) * t + e1) * t + e0
+            if output_norm is not None and read[2] is not None:
+                own, own_pair, of_pairs = (((f3 * t + f2) * t + f1) * t + f0 for f3, f2, f1, f0 in more)
+                stream = Signal(*read[:2], Spread(*read[2]))
+                pair *= output_norm.factors(stream, cosine, Signal(own, own_pair), of_pairs)[0].covariance
             q, c, spread = advance(q, c, spread, a, pair, omega, width, skip, draw, pair_omega)
             if normalised is not None:
                 correlation = c / q
@@ -456,11 +475,12 @@ def _tabulated_block(steps: list[_BranchTable], parallel: bool) -> Callable[[tup
     return advance_block
 
 
-def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, match: float) -> Callable[[_State], _State]:
+def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, like: AnySignal, match: float) -> Callable[[_State], _State]:
     """:func:`_tabulated_block` for two kinds of pairs, of different and of equal tokens; `match` is the share of the latter.
 
     A pair of each kind advances as any pair does; only the variance of a token's second moment depends on both kinds.
     """
+    import numpy as np
 
     def advance_block(state: _State) -> _State:
         q, c, equal, *parts = state
@@ -473,7 +493,13 @@ def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, match: float) ->
             if k == 0 or not parallel:
                 read = step.reads_norm
                 cosines = min(1.0, _normed_cosine(q, c, spread, read)), _normed_cosine(q, equal, spread_equal, read)
-            a, a_pair, a_equal, pair_omega = step.table(*cosines)
+                read_state = _kinds_state(q, c, equal, spread, spread_equal)
+            a, a_pair, a_equal, pair_omega, *norm_input = step.table(*cosines)
+            if step.output_norm is not None:
+                stream, output = (_signal_of(like, part) for part in (read_state, norm_input[:3]))
+                known, _ = step.output_norm.factors(stream, np.array(cosines)[:, None], output, norm_input[3])
+                by_kind = known.covariance[:, 0].tolist()
+                a_pair, a_equal = a_pair * by_kind[0], a_equal * by_kind[1]
             draw = step.draw()
             others = None
             if spread is not None and spread_equal is not None:
@@ -489,12 +515,19 @@ def _tabulated_kinds(steps: list[_BranchTable], parallel: bool, match: float) ->
                 c, spread = _normalised(q, c, spread, step.normalised, step.norm_share, any_pair)
                 equal, spread_equal = _normalised(q, equal, spread_equal, step.normalised, step.norm_share, any_pair)
                 q = step.normalised
-        if spread is None or spread_equal is None:
-            return q, c, equal
-        pairs = (part for both in zip(spread[1:], spread_equal[1:], strict=True) for part in both)
-        return q, c, equal, spread[0], *pairs
+        return _kinds_state(q, c, equal, spread, spread_equal)
 
     return advance_block
+
+
+def _kinds_state(
+    q: float, c: float, equal: float, spread: tuple[float, ...] | None, spread_equal: tuple[float, ...] | None
+) -> _State:
+    """The state of a stream from its moments, and from the spread of either kind of pairs."""
+    if spread is None or spread_equal is None:
+        return q, c, equal
+    pairs = (part for both in zip(spread[1:], spread_equal[1:], strict=True) for part in both)
+    return q, c, equal, spread[0], *pairs
 
 
 def _normed_cosine(q: float, c: float, spread: tuple[float, ...] | None, share: float | None) -> float:

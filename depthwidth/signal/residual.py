@@ -719,9 +719,8 @@ def residual_pullback(
 
     @once  # a residual passes several gradients, and many residuals none
     def sizes() -> tuple[tuple[Number, Number], dict[bool, tuple[Number, Number]]]:
-        v, w = _relative_sizes(x)
-        w = w + with_stream * x.averages[0]
-        return (1 / x.second_moment, 1 / x.pair_second_moment), {True: (w, w), False: (v, _mean_of_pair(x, v, w))}
+        excess = {mixes: leaning_excess(x, mixes, with_stream) for _, mixes in paths}
+        return (1 / x.second_moment, 1 / x.pair_second_moment), excess
 
     def pull_leaning(g: AnySignal) -> Any:
         bare = g.of(g.second_moment, g.covariance)
@@ -769,17 +768,20 @@ def _total(parts: list[Any]) -> Any:
     return total
 
 
-def _relative_sizes(x: Any) -> tuple[Number, Number]:
-    """Var(q_t)/q_t of each token, and Cov(q_t, q_t')/q of two tokens on average."""
-    v, w, *_ = x.spread
-    if isinstance(x, TokenSignal):
-        return v / x.second_moment, x.positions.pair_mean(w) / x.averages[0]
-    return v / x.second_moment, w / x.second_moment
+def leaning_excess(x: AnySignal, mixes: bool, with_stream: Number = 0.0) -> tuple[Number, Number]:
+    """Factors on both moments of a gradient's leaning, whose products a branch that reads the stream `x` adds to the gradient.
 
+    They are Var(q_t)/q_t of each token, and Cov(q_t, q_t')/q of two tokens on average. Each token of a pair has half the
+    exponent, so that the covariance has the mean of the two; a branch that mixes tokens follows the latter alone.
 
-def _mean_of_pair(x: AnySignal, v: Number, w: Number) -> Number:
-    """Mean of v and w, for the gradient's covariance over two tokens, each of which has half the exponent."""
-    if isinstance(x, TokenSignal):
-        one, two = x.positions.pairs(v)
-        return ((one + two) / 2 + w) / 2
-    return (v + w) / 2
+    Parameters
+    ----------
+    mixes, with_stream : as in :func:`residual_pullback`.
+    """
+    v, w = x.spread.second_moment / x.second_moment, x.spread.second_moments
+    tokens = isinstance(x, TokenSignal)
+    w = (x.positions.pair_mean(w) if tokens else w) / x.averages[0] + with_stream * x.averages[0]
+    if mixes:
+        return w, w
+    one, two = x.positions.pairs(v) if tokens else (v, v)
+    return v, ((one + two) / 2 + w) / 2

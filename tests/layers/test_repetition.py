@@ -9,6 +9,7 @@ from passes import Given, start
 from depthwidth.layers import Attention, Block, FeedForward, LayerNorm, Repeat, Residual, RMSNorm, varying_numbers
 from depthwidth.layers import repetition as module
 from depthwidth.layers.base import component
+from depthwidth.layers.block import PLACEMENTS
 from depthwidth.layers.depth_steps import Increments, depth_variable
 from depthwidth.layers.varying_numbers import follow_from_few
 from depthwidth.numerics import recursion
@@ -31,7 +32,7 @@ class Watched(Block):
 
 
 def block(kind=Watched, eps=0.0, causal=True, placement="pre", norm=RMSNorm, **choices):
-    norm = {"norm_in" if placement == "pre" else "norm_stream": norm(WIDTH, eps=eps)}
+    norm = {name: norm(WIDTH, eps=eps) for name in PLACEMENTS[placement]}
     attention = Attention(WIDTH, 2, 2, 32, 32, causal=causal, bias=False, out_bias=False)
     feed_forward = FeedForward(WIDTH, 4 * WIDTH, activation="relu", bias=False)
     return kind(Residual(attention, **norm), Residual(feed_forward, **norm), **choices)
@@ -269,7 +270,7 @@ def test_steps_are_halved_where_the_stream_bends():
 
 @pytest.mark.parametrize(("parallel", "placement", "skip"), [
     (False, "pre", 1.0), (False, "pre", 0.9), (False, "post", 1.0), (False, "post", 0.9), (True, "pre", 1.0),
-    (True, "pre", 0.9),
+    (True, "pre", 0.9), (False, "sandwich", 1.0), (True, "sandwich", 0.9),
 ])  # fmt: skip
 @pytest.mark.parametrize("spread", [True, False])
 def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, placement, skip, spread, monkeypatch):
@@ -292,6 +293,7 @@ def test_blocks_evaluated_together_equal_blocks_evaluated_one_by_one(parallel, p
 @pytest.mark.slow
 @pytest.mark.parametrize(("parallel", "placement", "skip"), [
     (False, "pre", 1.0), (False, "pre", 0.9), (False, "post", 1.0), (True, "pre", 1.0), (True, "pre", 0.9),
+    (False, "sandwich", 1.0), (True, "sandwich", 0.9),
 ])  # fmt: skip
 @pytest.mark.parametrize("x", [of_kinds(), of_kinds(spread=False), of_kinds(0.3, 0.25), of_kinds(0.3, 1.0)])
 def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel, placement, skip, x, monkeypatch):
@@ -304,7 +306,9 @@ def test_blocks_of_two_kinds_of_pairs_together_equal_blocks_one_by_one(parallel,
     monkeypatch.setattr("depthwidth.layers.repetition.MANY_BLOCKS", 10**6)
     singly, exact = evaluate(one, 24, x, scales)
     assert [*range(24)] == SEEN
-    for found, known, rel in ((together, singly, 2e-6), (front, exact, 2e-5)):
+    # A norm of the output makes it steeper: the tables then err by 4.7e-6 if equal tokens are the less alike, at any width.
+    error = 6e-6 if placement == "sandwich" else 2e-6
+    for found, known, rel in ((together, singly, error), (front, exact, 2e-5)):
         assert found.second_moment == pytest.approx(known.second_moment, rel=rel)
         assert found.covariance == pytest.approx(known.covariance, rel=rel)
     if x.spread:

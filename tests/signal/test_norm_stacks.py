@@ -175,7 +175,7 @@ def test_a_pre_norm_stack(monkeypatch):
     assert now[1] == pytest.approx(spread, rel=0.05)
     assert abs(now[2] - covariance) < 4 * covariance_error + 0.01 * covariance  # second order in 1/36 besides
     with monkeypatch.context() as patch:  # gradients that do not fall with the stream
-        patch.setattr(residual, "_relative_sizes", lambda x: (0.0, 0.0))
+        patch.setattr(residual, "leaning_excess", lambda *_: (0.0, 0.0))
         assert predicted(tree, made)[0] < gradient - 4 * error
     with monkeypatch.context() as patch:  # branches that do not follow the correlation
         patch.setattr(residual, "_respond", lambda c, spread, *others: spread)
