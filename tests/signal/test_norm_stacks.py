@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from simulated_draws import simulate  # noqa: E402
 
 from depthwidth import Transformer, propagate, recipe  # noqa: E402
+from depthwidth.formulas.depth import post_norm_layer_log_variance  # noqa: E402
 from depthwidth.signal import DrawSpread, residual  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -165,6 +166,29 @@ def test_the_logarithm_of_a_post_norm_gradient(kind, monkeypatch):
     with monkeypatch.context() as patch:  # blocks whose gradients vary independently
         patch.setattr(residual.GradientStep, "advance", lambda step, spread: (spread[0] + step.noise, 0.0, 0.0))
         assert now()[0] < (1 - allowed) * found[0]
+
+
+@pytest.mark.parametrize("tokens", [16, 64])
+def test_the_logarithm_of_a_deep_causal_gradient(tokens, monkeypatch):
+    """Deep down all tokens are alike and the first one has the gradient, so that each layer adds what (N2) says."""
+    tree = Transformer(
+        400, 64, 2, vocab=100, context=tokens, norm="rmsnorm", activation="relu", bias=False, positions="none", placement="post"
+    )
+    made = recipe(tree, "xavier")
+
+    def now():
+        rows = propagate(tree, made, variance=1.0, correlation=0.9).query("direction == 'gradient'").set_index("site")
+        return rows.loc["decoder.input", "log_variance"] / (400 * post_norm_layer_log_variance(1.0, 0.32, 64))
+
+    # Of 400 layers, some 30 at the top have tokens that differ, and add up to twice as much or nothing.
+    assert now() == pytest.approx(1.0, abs=0.08)
+    with monkeypatch.context() as patch:  # noise as of gradients that all tokens have
+        patch.setattr(residual, "_evenness", lambda g: 1.0)
+        assert now() > 1.08
+    if tokens == 64:
+        with monkeypatch.context() as patch:  # covariances of either sign, over what is left of their mean
+            patch.setattr(residual, "_OF_ONE_SIGN", 0.5)
+            assert now() > 1.08
 
 
 def test_a_pre_norm_stack(monkeypatch):
