@@ -214,7 +214,8 @@ class AltUp(AroundBlock):
         z = x.stream(active)
         y, pull_layer = self.layer.moments(z, inner)
         added = y.plus(z.times(-(skip**2)))
-        result = x.mixed(mixed).plus(correction, added.of(added.second_moment, added.covariance)).with_spread_of(y)
+        result = x.mixed(mixed).plus(correction, added.of(added.second_moment, added.covariance))
+        result = result.with_spread_between(z, y, correction)
         site.record(result)
 
         def pull(g: StreamSignal) -> StreamSignal:

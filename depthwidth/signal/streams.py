@@ -68,12 +68,29 @@ class StreamSignal(NamedTuple):
 
     def with_spread_of(self, y: AnySignal) -> StreamSignal:
         """The same moments; each stream varies between draws as `y` does, relative to its size."""
+        return self if y.spread is None else self._with_spreads([_relative(one, y) for one in self._streams])
+
+    def with_spread_between(self, x: AnySignal, y: AnySignal, weights: Weights) -> StreamSignal:
+        """The same moments, after a layer that makes `y` of a stream `x`: each stream takes the share `weights` of the change.
+
+        Relative to its size it varies between draws as `x` if it takes nothing and as `y` if it takes all; linearly between.
+        """
         if y.spread is None:
             return self
+        found = []
+        for one, weight in zip(self._streams, weights, strict=True):
+            share = min(1.0, abs(weight))
+            ends = zip(_relative(one, x).spread, _relative(one, y).spread, strict=True)
+            found.append(one.spread_as(Spread(*((1 - share) * before + share * after for before, after in ends))))
+        return self._with_spreads(found)
+
+    @property
+    def _streams(self) -> list[Any]:
+        return [self.stream(i) for i in range(self.number)]
+
+    def _with_spreads(self, streams: Sequence[AnySignal]) -> StreamSignal:
         count = range(self.number)
-        return StreamSignal(
-            tuple(tuple(_relative(self.gram[i][k], y) if i == k else self.gram[i][k] for k in count) for i in count)
-        )
+        return StreamSignal(tuple(tuple(streams[i] if i == k else self.gram[i][k] for k in count) for i in count))
 
     @property
     def alikeness(self) -> Any:
