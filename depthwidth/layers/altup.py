@@ -39,8 +39,10 @@ class PartStreams(Streams):
 
     def open(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:
         part = x
-        if x.spread is not None:  # a K-th of the features vary K times as much
-            part = x.spread_as(type(x.spread)(*(self.count * one for one in x.spread)))
+        if x.spread is not None:  # a K-th of the features vary K times as much, but in one text
+            *drawn, covariances = x.spread
+            covariances = self.count * (covariances - x.text_variance) + x.text_variance
+            part = x.spread_as(type(x.spread)(*(self.count * one for one in drawn), covariances))
         return StreamSignal.apart(part, self.count), lambda g: g.joined
 
     def close(self, x: AnySignal, site: Site) -> tuple[Any, Pullback]:

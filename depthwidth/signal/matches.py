@@ -26,8 +26,7 @@ class Matches(NamedTuple):
         """That of a stream; None if its pairs are of one kind, or the branch has no slopes by it."""
         if draw is None or draw.matches is None or not isinstance(x, TokenSignal) or x.positions.match is None:
             return None
-        different, equal = x.covariance
-        return cls((equal - different) ** 2 * x.positions.match_variances, x.positions.row_means, x.positions.of_kinds)
+        return cls(x.text_variance, x.positions.row_means, x.positions.of_kinds)
 
     def mixed(self, lines: tuple[Number, Number], draw: DrawSpread, covariances: Number) -> Any:
         """The slopes `lines` by the mean covariance, with those by the share of equal tokens in its part of the variance.

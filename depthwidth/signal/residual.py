@@ -257,7 +257,19 @@ def covariance_factor(q: float, c: float, spread: tuple[float, ...]) -> Any:
     """
     v, w, u, _, _ = spread
     square, product = q * q, c * q
-    return _forward(v / square, w / square, u / product if product else 0.0)
+    return _of_one_sign(_forward(v / square, w / square, u / product if product else 0.0))
+
+
+def _of_one_sign(factor: Number) -> Number:
+    """A factor of first order; below a half, 1/(4(1 - f)), which goes on smoothly and has no other sign.
+
+    A covariance that varies more than its mean, as in a text of few equal tokens, would else change its sign.
+    """
+    if isinstance(factor, float):
+        return factor if factor >= 0.5 else 0.25 / (1 - factor)
+    import numpy as np
+
+    return np.where(factor >= 0.5, factor, 0.25 / (1 - np.minimum(factor, 0.5)))
 
 
 class NormSpread(NamedTuple):
@@ -274,7 +286,7 @@ class NormSpread(NamedTuple):
 
     def of_covariance(self) -> Number:
         """:attr:`NormFactors.covariance`."""
-        return _forward(self.both, self.second_moments, self.covariance)
+        return _of_one_sign(_forward(self.both, self.second_moments, self.covariance))
 
     def of_gradient(self) -> tuple[Number, Number]:
         """:attr:`NormFactors.gradient` and :attr:`NormFactors.gradient_covariance`."""

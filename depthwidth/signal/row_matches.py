@@ -42,7 +42,7 @@ class OwnMatches(NamedTuple):
             match,
         )
 
-    def change(self, covariance: Array, response: Array, first: Array, second: Array) -> Array:
+    def change(self, covariance: Array, response: Array, first: Array, second: Array, whole: Array) -> Array:
         """Change of the covariance of outputs by which their correlation is that of each kind of pair; (2, pairs).
 
         Parameters
@@ -50,11 +50,12 @@ class OwnMatches(NamedTuple):
         covariance : of the outputs, of different and of equal own tokens; (2, pairs).
         response : of that to the share of equal tokens, from :func:`match_response`.
         first, second : the response of each row's second moment, over the second moment.
+        whole : geometric mean of both rows' second moments, which no covariance is changed to exceed.
         """
         found = response * self.both - covariance * (first * self.first + second * self.second) / 2
         found[0] /= -max(1 - self.match, _TINY)
         found[1] /= self.match
-        return found
+        return np.minimum(found, np.maximum(whole - covariance, 0.0))
 
 
 def match_response(output: Array, even: Array, whole: Array, gap: Array) -> Array:

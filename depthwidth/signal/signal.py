@@ -86,6 +86,11 @@ class Signal(NamedTuple):
         """Second moment of a token and covariance of two, averaged over positions."""
         return self.second_moment, self.covariance
 
+    @property
+    def text_variance(self) -> float:
+        """0: all pairs of tokens are of one kind."""
+        return 0.0
+
     def deviation(self, length: int) -> Number:
         """Relative standard deviation over draws of the weights of the second moment, averaged over `length` tokens.
 
@@ -203,6 +208,14 @@ class TokenSignal(_TokenMoments):
         """As of :class:`Signal`, at each position of so many."""
         return math.nan if self.spread is None else self._deviation  # most signals have no spread, and nothing to keep
 
+    @property
+    def text_variance(self) -> Number:
+        """Variance between texts of the mean covariance, as their shares of equal tokens differ; 0 if pairs are of one kind."""
+        if self.positions.match is None:
+            return 0.0
+        different, equal = self.covariance
+        return (equal - different) ** 2 * self.positions.match_variances
+
     @cached_property
     def _deviation(self) -> Number:
         own, pairs, *_ = self.spread  # type: ignore[misc]
@@ -319,10 +332,7 @@ class Spread(NamedTuple):
     def of_tokens(cls, signal: AnySignal, width: int) -> Spread:
         """That of Gaussian features of a text's tokens: the mean covariance also follows the share of equal ones, (W15)."""
         drawn = cls.of_gaussian(signal, width)
-        if not isinstance(signal, TokenSignal) or signal.positions.match is None:
-            return drawn
-        different, equal = signal.covariance
-        return drawn._replace(covariances=drawn.covariances + (equal - different) ** 2 * signal.positions.match_variances)
+        return drawn._replace(covariances=drawn.covariances + signal.text_variance)
 
     @classmethod
     def of_branch(cls, signal: AnySignal, draw: DrawSpread, width: int) -> Spread:

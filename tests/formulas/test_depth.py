@@ -293,7 +293,7 @@ def test_the_approximations_keep_to_the_errors_they_state(rate):
 
 
 def test_what_the_approximation_of_the_limit_cannot_do_is_refused():
-    with pytest.raises(InputError, match="too small beside feed_forward"):
+    with pytest.raises(InputError, match="attention must be at least feed_forward"):
         depth.pre_norm_correlation_limit(0.05, 1.0, 0.1)
     with pytest.raises(InputError, match="beta exceeds 1"):
         depth.deepscale_gradient_gain(1.0, 1, 2.0)

@@ -287,3 +287,12 @@ def test_the_drift_depends_on_the_ratio_of_branch_and_stream_alone():
     shared = a * a * 0.25 / ((1 + a) ** 2 * d)
     assert small.own == pytest.approx(-(2 * a + 1.5 * a * a) / ((1 + a) ** 2 * d) - shared)
     assert small.pair == pytest.approx(2 - r * r)
+
+
+def test_a_norm_does_not_change_the_sign_of_a_covariance():
+    """A covariance may vary more than its mean, so that the first order takes off more than all of it."""
+    small = [covariance_factor(0.01, 1.0, Spread(0.0, 0.0, u, 0.0, 0.0)) for u in (0.0, 0.004, 0.00499, 0.00501, 0.02)]
+    assert small[0] == 1
+    assert small[1] == pytest.approx(0.6, rel=1e-12)  # first order
+    assert small[2] > small[3] > small[4] > 0
+    assert small[2] - small[3] == pytest.approx(0.002, rel=0.01)  # without a step or a kink

@@ -17,7 +17,7 @@ def test_equal_rows_that_see_all_tokens_stay_equal():
     own = OwnMatches.of(MATCH, 48, 48, 2, 2)
     covariance, response = np.array([[0.1], [0.3]]), np.array([[0.4], [0.5]])
     of_row = np.array([0.5 / 0.3])  # the row's own, over its second moment
-    changed = own.change(covariance, response, of_row, of_row)
+    changed = own.change(covariance, response, of_row, of_row, np.array([0.3]))
     assert changed[1] == pytest.approx(0, abs=1e-15)
     assert changed[0] < 0  # different rows lose more of their covariance than of their second moment
     assert abs(changed[0, 0]) < MATCH * 0.4 * 4 / 48
@@ -26,9 +26,19 @@ def test_equal_rows_that_see_all_tokens_stay_equal():
 def test_what_equal_rows_gain_different_ones_lose():
     own = OwnMatches.of(MATCH, 6, 48, 1, 2)
     same = np.full((2, 1), 0.2)
-    different, equal = own.change(same, 2 * same, np.array([0.5]), np.array([0.6]))
+    different, equal = own.change(same, 2 * same, np.array([0.5]), np.array([0.6]), np.array([1.0]))
     assert equal > 0.001
     assert (1 - MATCH) * different + MATCH * equal == pytest.approx(0, abs=1e-15)
+
+
+def test_no_covariance_is_changed_to_exceed_the_second_moments():
+    """A row of one key and a row of two, if their own tokens are equal, see the same token."""
+    own = OwnMatches.of(MATCH, 1, 2, 1, 2)
+    covariance, response = np.array([[0.1], [0.3]]), np.array([[0.4], [0.5]])
+    free, bound = (own.change(covariance, response, np.zeros(1), np.zeros(1), np.array([whole])) for whole in (9.0, 0.3))
+    assert free[1] > 0.1
+    assert bound[1] == 0
+    assert bound[0] == free[0]
 
 
 def test_outputs_follow_the_covariance_of_keys_at_the_same_entropy():
