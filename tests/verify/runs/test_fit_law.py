@@ -209,14 +209,14 @@ def test_a_fit_is_written_as_coefficients_are_read(rng, tmp_path, monkeypatch):
 
     rows = power_law(rng)
     found = fit_law(POWER, rows, START, draws=50)
-    save_fit(found, tmp_path / "coefficients", "our_law", rows, unit={"E": "nats"})
+    save_fit(found, tmp_path / "coefficients", "law_of_rows", rows, unit={"E": "nats"})
     monkeypatch.setattr(coefficients, "_data", lambda: str(tmp_path))
     for name, value, error in zip(found.names, found.values, found.stderr, strict=True):
-        read = coefficients.coefficient("our_law", name)
+        read = coefficients.coefficient("law_of_rows", name)
         assert (read.value, read.stderr, read.status) == (value, error, "measured")
-    assert coefficients.coefficient("our_law", "E").unit == "nats"
-    assert coefficients.covariance("our_law")["A", "E"] == found.covariance[0, 1]
-    with (tmp_path / "coefficients" / "our_law.rows.csv").open(newline="") as file:
+    assert coefficients.coefficient("law_of_rows", "E").unit == "nats"
+    assert coefficients.covariance("law_of_rows")["A", "E"] == found.covariance[0, 1]
+    with (tmp_path / "coefficients" / "law_of_rows.rows.csv").open(newline="") as file:
         kept = [{k: v if k == "run" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     assert kept == rows
     again = fit_law(POWER, kept, START, draws=50)
