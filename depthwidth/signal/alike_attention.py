@@ -220,7 +220,7 @@ class _Layer:
             response = match_response(covariance, even, q, gap)
             of_rows = response[2] / np.maximum(covariance[2], _LEAST)
             own = _own_matches(self.setting.match, self.setting.length)
-            covariance[:2] += own.change(covariance[:2], response[:2], of_rows, of_rows, covariance[2])
+            covariance[:2] += own.change(covariance[:2], response[:2], of_rows, of_rows, np.maximum(covariance[2], 0.0))
         if self.terms is not None:
             covariance += self.terms.covariance
         elif self.setting.width is not None:

@@ -627,7 +627,8 @@ def _match_own(layer: _Layer, covariance: Array, even: Array, values: Array) -> 
     response = match_response(covariance, even, (layer.own[a] + layer.own[b]) / 2, gap)
     of_rows = response[split:] / np.maximum(covariance[split:], _LEAST)
     pairs, one, other = covariance[:split].reshape(2, half), of_rows[a[:half]], of_rows[b[:half]]
-    whole = (covariance[split:][a[:half]] * covariance[split:][b[:half]]) ** 0.5
+    root = np.maximum(covariance[split:], 0.0) ** 0.5
+    whole = root[a[:half]] * root[b[:half]]
     covariance[:split] += owner.own_matches.change(pairs, response[:split].reshape(2, half), one, other, whole).ravel()
 
 

@@ -334,7 +334,7 @@ def test_walking_some_blocks_of_a_causal_stack_is_walking_all(placement, scheme,
     assert ((both.covariance - both.covariance_every).abs() / both.second_moment_every).max() < 1e-3
     assert (both.log_variance.isna() == both.log_variance_every.isna()).all()
     # Within a gap the shares of two tokens in the gradient are those at its upper end.
-    assert ((both.log_variance - both.log_variance_every).abs() / both.log_variance_every.clip(0.1)).fillna(0.0).max() < 0.025
+    assert ((both.log_variance - both.log_variance_every).abs() / both.log_variance_every.clip(0.1)).fillna(0.0).max() < 0.03
     assert both.log_variance.notna().any() == (placement == "post")
     shallower = both[both.layer == 20].second_moment_every.to_numpy() / both[both.layer == 21].second_moment_every.to_numpy()
     assert abs(shallower - 1).max() > 2e-3  # one block further is another number: what is compared could differ
