@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..lazy import load_name
 
 if TYPE_CHECKING:
+    from .gradient_spread import gradient_step, unit_gradients
     from .residual import (
         MixedTokens,
         NormFactors,
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
         advance,
         branch_spread,
         covariance_factor,
-        gradient_step,
         lean_on_norm,
         norm_factors,
         norm_spread,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         pull_post_norm,
         residual_pullback,
         scaled,
-        unit_gradients,
     )
     from .signal import (
         AnySignal,
@@ -50,10 +49,11 @@ if TYPE_CHECKING:
 # File -> the public names that it defines. A file is loaded when one of its names is first used: components are counted
 # without any. The imports above repeat this for type checkers.
 _FILES = {
+    "gradient_spread": "gradient_step unit_gradients",
     "residual": (
         "MixedTokens NormFactors NormSpread PostNormDrift add_branch add_gradient advance branch_spread covariance_factor "
-        "gradient_step lean_on_norm norm_factors norm_spread normed_input pull_past_norms post_norm_drift pull_branch_norm "
-        "pull_mixed_norms pull_post_norm residual_pullback scaled unit_gradients"
+        "lean_on_norm norm_factors norm_spread normed_input pull_past_norms post_norm_drift pull_branch_norm "
+        "pull_mixed_norms pull_post_norm residual_pullback scaled"
     ),
     "signal": "AnySignal DrawSpread NormedOutput Number Offset Pullback Signal Spread TokenSignal check_signal finite quotient",
     "trace": "BlockRecords GradientStep Record Scales Site StepRecord Trace",

@@ -11,7 +11,7 @@ from simulated_draws import simulate  # noqa: E402
 
 from depthwidth import Transformer, propagate, recipe  # noqa: E402
 from depthwidth.formulas.depth import post_norm_layer_log_variance  # noqa: E402
-from depthwidth.signal import DrawSpread, residual  # noqa: E402
+from depthwidth.signal import DrawSpread, gradient_spread, residual  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -161,10 +161,10 @@ def test_the_logarithm_of_a_post_norm_gradient(kind, monkeypatch):
     allowed = 3 * math.sqrt(2 / draws) + 0.1  # of a Gaussian's variance, and the second order in 0.2 for each block
     assert (abs(now() / found - 1) < allowed).all()
     with monkeypatch.context() as patch:  # as of tokens that are all alike
-        patch.setattr(residual, "_over_tokens", lambda own, pair, length: own)
+        patch.setattr(gradient_spread, "_over_tokens", lambda own, pair, length: own)
         assert now()[-1] > (1 + allowed) * found[-1]
     with monkeypatch.context() as patch:  # blocks whose gradients vary independently
-        patch.setattr(residual.GradientStep, "advance", lambda step, spread: (spread[0] + step.noise, 0.0, 0.0))
+        patch.setattr(gradient_spread.GradientStep, "advance", lambda step, spread: (spread[0] + step.noise, 0.0, 0.0))
         assert now()[0] < (1 - allowed) * found[0]
 
 
@@ -183,11 +183,11 @@ def test_the_logarithm_of_a_deep_causal_gradient(tokens, monkeypatch):
     # Of 400 layers, some 30 at the top have tokens that differ, and add up to twice as much or nothing.
     assert now() == pytest.approx(1.0, abs=0.08)
     with monkeypatch.context() as patch:  # noise as of gradients that all tokens have
-        patch.setattr(residual, "_evenness", lambda g: 1.0)
+        patch.setattr(gradient_spread, "_evenness", lambda g: 1.0)
         assert now() > 1.08
     if tokens == 64:
         with monkeypatch.context() as patch:  # covariances of either sign, over what is left of their mean
-            patch.setattr(residual, "_OF_ONE_SIGN", 0.5)
+            patch.setattr(gradient_spread, "_OF_ONE_SIGN", 0.5)
             assert now() > 1.08
 
 
