@@ -519,7 +519,7 @@ class Formula(_Claim, _Checks, _Symbolic):
             values.append(self._in_domain(parameter, value))
         if any(hasattr(value, "dtype") for value in values):
             self._require_shapes_that_broadcast(values)
-        if Fraction in map(type, values) and not is_symbolic(*values):  # beside symbols it stays exact
+        if Fraction in map(type, values) and not is_symbolic(*values):  # with symbols it stays exact
             try:
                 values = [float(value) if type(value) is Fraction else value for value in values]
             except OverflowError as error:

@@ -49,7 +49,7 @@ def visible(length: int, mask: str) -> Array:
 
 
 def penalties(length: int, mask: str) -> Array:
-    """What distance takes off the scores: nothing, but for the mask "slope m", which is causal with ALiBi."""
+    """Distance takes nothing off the scores, but for the mask "slope m", which is causal with ALiBi."""
     slope = float(mask.split()[1]) if mask.startswith("slope") else 0.0
     return slope * np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
 

@@ -148,7 +148,7 @@ def mixtures(config: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
             "num_sparse_decoder_layers": st.integers(0, 4),
             "relative_attention_num_buckets": st.integers(4, 40),
         },
-        # What the library makes of the numbers, writes next to them, and reads before them.
+        # Fields that the library computes from the numbers, writes next to them, or reads before them.
         optional={"encoder_sparse_step": st.integers(0, 5), "decoder_sparse_step": st.integers(0, 5)},
     )
 

@@ -256,7 +256,7 @@ def pull_near(
 
 
 def _combine_numbers(groups: list[Array], weights: list[float], second: float, pair: float) -> Array:
-    """The records of a sum of gradients with these weights, of which those after the last one follow by the given ratios."""
+    """The records of a sum of gradients with these weights; those after the last one follow by the given ratios."""
     import numpy as np
 
     known, combined = len(groups) - 1, groups[0].copy()

@@ -1,4 +1,4 @@
-"""Tables of the responses of rows, beside the integrals that they interpolate."""
+"""Tables of the responses of rows against the integrals that they interpolate."""
 
 import numpy as np
 import pytest
