@@ -18,7 +18,7 @@ _SMOOTH = 1e-6
 """Largest deviation of a variance or a squared factor from its interpolation between evaluated blocks, relative to itself."""
 _ROUGH = 3e-4
 """Largest deviation of a variance or a squared factor in a gap from a cubic through evaluated blocks, relative to itself."""
-_BESIDE = 8
+_AROUND = 8
 """Blocks on each side of a rough one that are evaluated too: a spline's waves fall to a quarter from block to block."""
 
 
@@ -56,7 +56,7 @@ class VaryingNumbers:
             weights = lagrange_weights(nodes, logs[2 : last - 1])
             middle = sum(w * self._values[:, k : last - 3 + k] for w, k in zip(weights, (0, 1, 3, 4), strict=True))
             for block in np.flatnonzero(self._rough(middle, slice(2, last - 1)).any(0)) + 2:
-                self._alone[max(0, block - _BESIDE) : block + _BESIDE + 1] = True
+                self._alone[max(0, block - _AROUND) : block + _AROUND + 1] = True
 
     def _rough(self, found: Array, blocks: slice) -> Array:
         exact = self._values[:, blocks]
