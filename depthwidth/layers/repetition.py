@@ -560,8 +560,6 @@ much as the stream holds. In a post-norm stack the gradient may change within a 
 the number of blocks above."""
 _ALONE = 2
 """Blocks that are left out of the number below, so that the first 10 blocks are all evaluated."""
-_SHRINKS = 0.7
-"""Ratio of the increments of two neighbours below which they count as a falling geometric series."""
 _TOLERANCE = 1e-5
 """Largest error of a step, relative to the stream's second moment; a step with a larger error is halved."""
 _NORMED = 3.0
@@ -603,7 +601,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
 
     varying = VaryingNumbers(trace.recipe.along_blocks(site.role, layers), last, depth_variable(times))
     before = layer = 0
-    steps, state, left, held, change = Steps(), _flatten(x), _flatten(x), False, math.inf
+    steps, state, left, held = Steps(), _flatten(x), _flatten(x), False
     while True:
         trace.layer = layers.start + layer
         with trace.divert() as records:
@@ -630,9 +628,7 @@ def apply_sampled_blocks(block: BlockLike, x: TokenSignal, site: Site, layers: r
         if layer == times - 1:
             break
         alone = scaled(state, layer, layer + 1)
-        earlier, change = change, _distance(y, after - alone)
-        shrinks = layer - before == 1 and change < _SHRINKS * earlier
-        held = change * (min(times - layer, earlier / (earlier - change)) if shrinks else times - layer) <= 1
+        held = _distance(y, after - alone) * (times - layer) <= 1
         if last < times - 1:
             limit = 0.5 * (last - layer)
         else:
