@@ -2,6 +2,7 @@
 
 import csv
 import signal
+import warnings
 from decimal import Decimal
 from pathlib import Path
 
@@ -75,3 +76,12 @@ def statements(tree):
         for part in ("body", "handlers", "orelse", "finalbody", "cases"):
             within = getattr(node, part, ())
             waiting.extend(within if isinstance(within, list) else ())
+
+
+def quiet_transformers():
+    """The transformers library, imported without its warnings and messages; tests that ask for it are skipped without it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library = pytest.importorskip("transformers")
+    library.logging.set_verbosity_error()
+    return library

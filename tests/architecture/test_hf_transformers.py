@@ -1,9 +1,5 @@
 """The tree read from a configuration equals the model that transformers builds, weight by weight."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import contextlib
 import copy
 import dataclasses
@@ -12,6 +8,7 @@ import warnings
 from unittest import mock
 
 import pytest
+from helpers import quiet_transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import PUBLISHED, SMALL, SMALL_FIELDS, configs
@@ -24,10 +21,7 @@ from depthwidth.layers import Convolution, GatedDeltaNet, Mamba, Mamba2, Rotary,
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 torch = pytest.importorskip("torch")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
-transformers.logging.set_verbosity_error()
+transformers = quiet_transformers()
 
 FEW = settings(max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 

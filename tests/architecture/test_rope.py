@@ -1,9 +1,6 @@
 """Stretched rotary positions in configurations: read as the transformers library reads them, and written again."""
 
 import json
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest

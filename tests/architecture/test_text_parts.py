@@ -1,23 +1,18 @@
 """The text stacks inside models of several kinds of input, against transformers' own text models."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import copy
 import dataclasses
 import warnings
 
 import pytest
-from helpers import one_quick_in
+from helpers import one_quick_in, quiet_transformers
 
 from depthwidth.architecture.hf import FAMILIES, find_family, notes_on, read_config
 from depthwidth.architecture.hf.text_parts import FLAT, TEXT_PARTS, TEXT_STACKS, by_family
 from depthwidth.errors import InputError
 
-transformers = pytest.importorskip("transformers")
+transformers = quiet_transformers()
 torch = pytest.importorskip("torch")
-transformers.logging.set_verbosity_error()
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8,
          "intermediate_size": 10, "vocab_size": 37, "max_position_embeddings": 16, "pad_token_id": 0}  # fmt: skip

@@ -1,9 +1,5 @@
 """The jobs on heads at their smallest size, and their verdicts on made rows."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import dataclasses
 import json
 from dataclasses import replace

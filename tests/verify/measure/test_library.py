@@ -2,10 +2,6 @@
 
 import functools
 import json
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import warnings
 
 import pytest

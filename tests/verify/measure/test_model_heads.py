@@ -1,17 +1,13 @@
 """Heads of live models: measured against transformers' own weights, classes of made-up heads, cuts that lose least."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import copy
 import json
-import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import quiet_transformers
 
 from depthwidth.architecture import Transformer
 from depthwidth.architecture.hf import FAMILIES
@@ -19,10 +15,7 @@ from depthwidth.errors import InputError
 from depthwidth.layers.rotary import Rotary
 
 torch = pytest.importorskip("torch")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
-transformers.logging.set_verbosity_error()
+transformers = quiet_transformers()
 
 from verify.measure.head_cuts import (  # noqa: E402
     ValueCut,

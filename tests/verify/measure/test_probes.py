@@ -1,16 +1,12 @@
 """Probes against direct computation, on our modules and on others', and what they cost when they are off."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import contextlib
 import dataclasses
 import math
 import warnings
 
 import pytest
-from helpers import one_quick_in
+from helpers import one_quick_in, quiet_transformers
 
 from depthwidth import Transformer, propagate
 from depthwidth.errors import InputError
@@ -220,11 +216,7 @@ def test_cross_attention_and_chunks(tokens, monkeypatch):
 
 @pytest.fixture(scope="module")
 def transformers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        library = pytest.importorskip("transformers")
-    library.logging.set_verbosity_error()
-    return library
+    return quiet_transformers()
 
 
 def theirs(library, name, attention):

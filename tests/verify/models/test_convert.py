@@ -1,14 +1,11 @@
 """Models of the transformers library as our modules: the same logits, for every family and class that is read."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import copy
 import warnings
 from dataclasses import replace
 
 import pytest
+from helpers import quiet_transformers
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import SMALL, SMALL_FIELDS, configs
@@ -17,10 +14,7 @@ from depthwidth.architecture.hf import FAMILIES, read_config
 from depthwidth.errors import InputError
 
 torch = pytest.importorskip("torch")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
-transformers.logging.set_verbosity_error()
+transformers = quiet_transformers()
 
 from verify import from_hf  # noqa: E402
 from verify.models.attention import Mix  # noqa: E402

@@ -4,27 +4,20 @@ The fields are those of the configuration class and those that the code of the m
 ``getattr(config, "NAME", ...)``), which are more: ``head_dim`` is read in many families whose class does not declare it.
 """
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import ast
 import copy
 import dataclasses
 import inspect
-import warnings
 from dataclasses import replace
 
 import pytest
+from helpers import quiet_transformers
 
 from depthwidth.architecture.hf import FAMILIES, read_config
 from depthwidth.errors import InputError
 
 torch = pytest.importorskip("torch")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
-transformers.logging.set_verbosity_error()
+transformers = quiet_transformers()
 
 from test_convert import CLOSE, built, difference, small  # noqa: E402
 

@@ -1,9 +1,5 @@
 """Recipes on live models: transformers' own initialisation measured, ours applied, functions and optimizers compared."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import copy
 import math
 import warnings
@@ -11,7 +7,7 @@ from dataclasses import replace
 
 import numpy
 import pytest
-from helpers import one_quick_in
+from helpers import one_quick_in, quiet_transformers
 from mixer_strategies import mixer_fields
 from stream_strategies import SMALL_STREAMS
 from two_stacks import SMALL_SOUND, TWO_STACKS, gemma_stacks
@@ -22,10 +18,7 @@ from depthwidth.errors import InputError
 from depthwidth.initialization import Recipe, at_block, parameters, recipe, schemes, shipped_options
 
 torch = pytest.importorskip("torch")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
-transformers.logging.set_verbosity_error()
+transformers = quiet_transformers()
 
 from verify.models.base import module  # noqa: E402
 from verify.models.initialize import apply_init, parameter_groups  # noqa: E402

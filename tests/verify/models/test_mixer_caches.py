@@ -1,9 +1,5 @@
 """The state that a mixer keeps for generation, beside keys and values: counted by the tree, and held by the library's cache."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import warnings
 
 import pytest

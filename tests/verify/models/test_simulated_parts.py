@@ -1,10 +1,6 @@
 """Parts of a network as they are run, beside what is predicted of them: routers, the head of a masked language model."""
 
 import math
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask a server
-
 import warnings
 
 import numpy as np
