@@ -219,7 +219,7 @@ class _Evaluated:
                     found[name][at] = spline_values(np.log(nodes), values[known], np.log(inside))
         size = np.exp(found["second_moment"])
         size[size < 2 * _NOTHING] = 0.0
-        spread, heat = (
+        spread, log_variance = (
             np.where(np.isnan(self.numbers[name][:1]), math.nan, found[name]) for name in ("spread", "log_variance")
         )
         numbers = {
@@ -227,7 +227,7 @@ class _Evaluated:
             "pair": found["pair"] * size,
             "mean": found["mean"] * np.sqrt(size),
             "spread": spread,
-            "log_variance": np.maximum(0.0, heat),
+            "log_variance": np.maximum(0.0, log_variance),
         }
         return _Evaluated(self.labels, numbers)
 
@@ -241,7 +241,7 @@ class _Evaluated:
         size_paired, centre_paired = (paired * q).sum(0), (paired * mean).sum(0)
         covariance = (paired * self.numbers["pair"]).sum(0) - centre_paired**2
         # A draw of the weights that makes sequences of one length large makes all large.
-        spread, heat = self.numbers["spread"], np.sqrt(self.numbers["log_variance"])
+        spread, log_deviation = self.numbers["spread"], np.sqrt(self.numbers["log_variance"])
         return {
             **self.labels,
             "mean": centre,
@@ -250,7 +250,7 @@ class _Evaluated:
             "covariance": covariance,
             "correlation": quotient(covariance, size_paired - centre_paired**2),
             "spread": quotient((paired * q * spread).sum(0), size_paired),
-            "log_variance": quotient((share * q * heat).sum(0), size) ** 2,
+            "log_variance": quotient((share * q * log_deviation).sum(0), size) ** 2,
         }
 
     def _shares(self, batch: Batch) -> tuple[Array, Array]:

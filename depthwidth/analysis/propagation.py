@@ -529,7 +529,7 @@ def _uncentred_columns(trace: Trace) -> dict[str, Any]:
     """
     import numpy as np
 
-    heat = _log_variances(trace)
+    log_variances = _log_variances(trace)
     # A component evaluated for a range of blocks has one record for each site; the table is sorted by block.
     groups = [(key, list(group)) for key, group in groupby(trace.records, key=_evaluated_together)]
     labels = _labels(tuple((layer, direction, tuple(r.role for r in sites)) for (layer, direction, _), sites in groups))
@@ -538,7 +538,7 @@ def _uncentred_columns(trace: Trace) -> dict[str, Any]:
     for (layer, direction, stack), sites in groups:
         forward, layers = direction == "forward", _layers(layer)
         rows, start = slice(start, start + len(layers) * len(sites)), start + len(layers) * len(sites)
-        heated = not forward and (stack in heat or (stack == "stem" and heat))
+        varies = not forward and (stack in log_variances or (stack == "stem" and log_variances))
         blocks = {
             name: values[rows].reshape(len(layers), -1)[:: 1 if forward else -1] for name, values in found.items()
         }  # fmt: skip
@@ -547,8 +547,8 @@ def _uncentred_columns(trace: Trace) -> dict[str, Any]:
                 value, usual = getattr(record, name), _USUAL[name]
                 if not (isinstance(value, float) and (value == usual or (usual != usual and value != value))):
                     blocks[name][:, k] = value
-            if heated:
-                blocks["log_variance"][:, k] = _log_variance(heat, record.role, layers)
+            if varies:
+                blocks["log_variance"][:, k] = _log_variance(log_variances, record.role, layers)
     if not all(np.isfinite(found[name]).all() for name in ("mean", "second_moment", "covariance")):
         raise InputError(_OUT_OF_RANGE)
     return {"labels": labels, "site": labels.site, "layer": labels.layer, "direction": labels.direction, **found}
@@ -575,12 +575,12 @@ def _evaluated_together(record: Record) -> tuple[int | range | None, str, str]:
     return record.layer, record.direction, record.role.partition(".")[0]
 
 
-_Heat = dict[str, dict[str, Any]]
+_LogVariances = dict[str, dict[str, Any]]
 """For each stack with norms after the sum, the variance of the log gradient at the input of each of its residuals, in the order
 of the pass: an array over blocks"""
 
 
-def _log_variances(trace: Trace) -> _Heat:
+def _log_variances(trace: Trace) -> _LogVariances:
     import numpy as np
 
     steps: dict[str, dict[str, Any]] = {}
@@ -608,13 +608,13 @@ def _variances_at_inputs(parts: dict[str, dict[int, GradientStep]]) -> dict[str,
     return found
 
 
-def _log_variance(heat: _Heat, role: str, layers: Sequence[int | None]) -> Any:
+def _log_variance(log_variances: _LogVariances, role: str, layers: Sequence[int | None]) -> Any:
     """The variance of the log gradient at a site: that at the input of the first residual which follows."""
     import numpy as np
 
     stack, _, inside = role.partition(".")
-    last = list(heat)[-1] if stack == "stem" else stack  # the stem's gradient is that of the last stack's input
-    inputs = heat[last]
+    last = list(log_variances)[-1] if stack == "stem" else stack  # the stem's gradient is that of the last stack's input
+    inputs = log_variances[last]
     names = list(inputs)
     front = inputs[names[0]]
     if stack == "stem" or inside == "input":

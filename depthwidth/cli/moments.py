@@ -121,7 +121,7 @@ def moments(
 
 
 def _refuse(**options: Any) -> None:
-    """Refuse options that say nothing of the concentration of attention."""
+    """Refuse options that do not apply to the concentration of attention."""
     for name, value in options.items():
         if value is not None:
             raise InputError(f"give --attention or --{name.replace('_', '-')}, not both")

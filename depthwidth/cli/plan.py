@@ -182,7 +182,7 @@ def plan(
 
 
 def _requested_budget(given: dict[str, str | None], words: dict[str, Any], counts: str | None) -> dict[str, str]:
-    """The budget by its kind; empty if a depth and a width are given instead. `counts` is a way to count that no budget has."""
+    """The budget by its kind; empty if a depth and a width are given. `counts` names an option that needs a budget."""
     if counts is not None:
         raise InputError(f"--{counts.replace('_', '-')} has no meaning without BUDGET")
     asked = {kind: amount for kind, amount in given.items() if amount is not None}

@@ -140,5 +140,5 @@ def serve(opened: socket.socket) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for the message that an interrupted server did not wait for open connections, which it need not."""
+    """False for the message that an interrupted server did not wait for open connections: it need not wait."""
     return "timeout graceful shutdown exceeded" not in record.getMessage()

@@ -24,7 +24,7 @@ ADAPTED = {"all": (), "attention": ("query", "key", "value", "out"), "query-valu
 """The maps of blocks that get adapters of low rank, by name, as kinds of their matrices; ``all`` but the routers."""
 
 MOST_STAGES = 10_000
-"""Stages of a pipeline: each is told apart, in time and in the result."""
+"""Largest number of stages of a pipeline: time and result grow with each."""
 
 
 @frozen

@@ -20,11 +20,11 @@ Values = float | Callable[[int], float]
 
 
 class NoRecipeError(InputError):
-    """A tree with starting values that the scheme does not state (:class:`~depthwidth.layers.Special`)."""
+    """The scheme does not state starting values that the tree has (:class:`~depthwidth.layers.Special`)."""
 
 
 def refuse_special(scheme: str, tree: Transformer) -> None:
-    """Refuse a tree that has starting values of other kinds than draws and constants.
+    """Refuse a tree whose starting values are not all normal draws and constants.
 
     Raises
     ------

@@ -217,7 +217,7 @@ def shipped_options(config: Mapping[str, Any] | str | PathLike[str]) -> dict[str
 
 
 def _stated(fields: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], str]:
-    """The table of a configuration that holds a field, whose name may follow that of a stack and a dot; and the name.
+    """The table of a configuration that holds a field, and the field's own name; `path` may be ``stack.name``.
 
     The library asks every configuration for ``initializer_range`` before ``init_std``.
     """

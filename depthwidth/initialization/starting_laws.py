@@ -28,7 +28,7 @@ class _Kind(NamedTuple):
     drawn: bool
     """True if the values are random; they then have the same distribution at each place."""
     by_block: bool = False
-    """True if they differ between blocks."""
+    """True if the values differ between blocks."""
 
 
 def _log_integers(uniform: Array, size: int, block: int, depth: int) -> Any:

@@ -339,7 +339,7 @@ def _qk_norm(norm: Norm | None, head_dim: int) -> str:
 
 
 def _with_matches(attention: Attention, draw: DrawSpread, x: AnySignal, site: Site) -> DrawSpread:
-    """The variation between draws, with what texts add whose share of equal tokens varies.
+    """The variation between draws of weights and texts: texts differ in their share of equal tokens.
 
     Later blocks than the first follow the stream, which varies more.
     """

@@ -225,7 +225,7 @@ def score_gain(attention: Any) -> float:
 
 
 def match_slopes(attention: Any, scores: Number, x: TokenSignal, length: int) -> tuple[Number, Number]:
-    """Slopes of the output by the mean covariance of the keys, for a text that has more or fewer equal tokens than others.
+    """Slopes of the output by the mean covariance of the keys, as the share of equal tokens differs between texts.
 
     Those of a second moment and of the covariances of both kinds of pairs, relative to the second moment of the output if all
     keys were equal. All rows have those of a row of mean length.

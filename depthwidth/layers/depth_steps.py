@@ -22,14 +22,14 @@ class Steps:
         """Steps that must not be longer than the last one"""
 
     def halve(self, length: int) -> int:
-        """The next try after a step of this length had too large an error; where many fail, fewer are tried."""
+        """Half of a length at which the error was too large. After many failures lengths grow again later."""
         self._failures += 1
         self._rest = min(2**self._failures, 16)
         self.length = length // 2
         return self.length
 
     def grow(self, length: int, error: float | None) -> None:
-        """Allow the next step to be longer than one of this length; its error, None of a single one."""
+        """Set the length of the next step from the last one and its error; None for a step of one block."""
         if self._rest:
             self._rest -= 1
             self.length = length

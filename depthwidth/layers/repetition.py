@@ -162,7 +162,9 @@ def block_inputs(block: BlockLike, x: AnySignal, site: Site, layers: range) -> A
     varying = bool(trace.recipe.along_blocks(site.role, layers))
     with trace.silence():
         for trace.layer in layers:
-            of_texts = not isinstance(x, Signal) and x.spread is not None and trace.layer == 0  # as no later block, (W15)
+            of_texts = (
+                not isinstance(x, Signal) and x.spread is not None and trace.layer == 0
+            )  # the slopes (W15) are those of block 0 alone
             if steps is None and not (varying or of_texts) and _reads_normalised(block, x, started=trace.layer > layers.start):
                 steps = _branch_tables(block, x, site)
             if steps:
@@ -290,7 +292,7 @@ class _BranchTable(NamedTuple):
     """Known as soon as the table has been read"""
     width: int
     output_norm: OutputNorm | None
-    """Of a branch that follows the spread of the stream by its output's norm; the table then has the result of its `moments`"""
+    """The norm of the branch's output, if its factors follow the spread of the stream; the table then has its `moments` too"""
 
 
 class _KindsTable:

@@ -44,7 +44,7 @@ def match_variance(match: float, n: Array) -> Array:
 
 
 def match_covariance(match: float, n: Array, other: Array, seen: Array, seen_by_other: Array) -> Array:
-    """Covariance of the match of two rows' own tokens with the share of equal tokens among the pairs of one key of each row.
+    """Covariance over texts: the match of two rows' own tokens, and the share of matches of a key of one with one of the other.
 
     A key of both rows is paired with itself too, and that pair does not vary.
 
@@ -66,7 +66,7 @@ def match_covariance(match: float, n: Array, other: Array, seen: Array, seen_by_
 
 
 def row_match_covariance(match: float, n: Array, seen: Array) -> Array:
-    """The same with the share of equal tokens among the pairs of two keys of one row of the two.
+    """The same with the share of matches of two keys of one row.
 
     Examples
     --------

@@ -231,7 +231,7 @@ def repetitions(pair: float, n: float, variance: Array, share: Array, head_dim: 
 
 
 def repetition_slopes(pair: float, n: float, variance: Array, share: Array, head_dim: int | None = None) -> Repetition:
-    r"""Slopes of :class:`Repetition` by the share of equal pairs in a text, each but the last times F_2; from tables, to 2 %.
+    r"""Slopes of :class:`Repetition` by the share of equal pairs in a text, times F_2 except for the last; from tables, to 2 %.
 
     A text with more equal pairs than others has more of its frequent tokens: to first order its moments are those of texts with
     the frequencies :math:`p_v e^{\epsilon p_v}`, (W15).
@@ -254,7 +254,7 @@ def _from_tables(
     share: Array,
     head_dim: int | None,
 ) -> Repetition:
-    """Averages over the norms of queries of what the table of each domain holds."""
+    """Averages over the norms of queries of the numbers in the table of each domain."""
     sizes, weights = (np.ones(1), np.ones(1)) if head_dim is None else _norms(head_dim)
     variances = np.multiply.outer(sizes, variance)
     if variances.max() <= _FIRST_DOMAIN:
@@ -294,7 +294,7 @@ def _table(pair: float, n: float, domain: int) -> tuple[float, float, Array]:
 
 
 def _tabulated(values: Callable[[float, float], Any], domain: int, nodes: tuple[int, int]) -> tuple[float, float, Array]:
-    """A table of three values over the variances that positions of a token share, and of the part of each."""
+    """A table of three values over two variances: the part that positions of a token share, and the part of each alone."""
     low = math.log1p(_FIRST_DOMAIN * 2.0 ** (domain - 1)) if domain else 0.0
     high = math.log1p(_FIRST_DOMAIN * 2.0**domain)
     variance, share = (chebyshev_nodes(count) for count in nodes)

@@ -15,7 +15,7 @@ class Matches(NamedTuple):
     """The share of equal tokens, which varies between texts."""
 
     variance: Number
-    """The part of :attr:`Others.covariances` that is its own, with the mean covariance of all other texts"""
+    """Its part in :attr:`Others.covariances`"""
     mean: Callable[[Number], Number]
     """Means over the rows of values at pairs, of each kind if there are two"""
     of_blocks: bool
@@ -29,7 +29,7 @@ class Matches(NamedTuple):
         return cls(x.text_variance, x.positions.row_means, x.positions.of_kinds)
 
     def mixed(self, lines: tuple[Number, Number], draw: DrawSpread, covariances: Number) -> Any:
-        """The slopes `lines` by the mean covariance, with those by the share of equal tokens in its part of the variance.
+        """The slopes by the mean covariance: `lines`, with other slopes for the part that the share of equal tokens varies.
 
         The latter are those of a mean row, and change along the rows as the former do. Of several blocks the first has them.
         """

@@ -55,7 +55,7 @@ class Pair(NamedTuple):
     variance: Number
     """Mean of both tokens' Var(q_t)"""
     near: Callable[[Number], Number]
-    """Of values at pairs, which kinds have in common, those of each token: of two tokens near it"""
+    """Values at each token, from values at pairs: those of two tokens near it"""
 
 
 def advance(
@@ -475,7 +475,7 @@ class MixedTokens(NamedTuple):
 
     variance: Number
     with_size: Number
-    """Covariance with the second moment of one of them before the norm, over its mean"""
+    """Relative covariance with the second moment of one token before the norm"""
 
     @classmethod
     def of(cls, stream: AnySignal, length: float) -> MixedTokens:
@@ -503,7 +503,7 @@ class MixedTokens(NamedTuple):
 
 
 def normed_input(stream: AnySignal, y: AnySignal, draw: DrawSpread, length: float) -> tuple[Any, MixedTokens | None]:
-    """The input `y` of a branch, a norm's output, with the spread that is left, and what it is if the branch mixes tokens.
+    """The output `y` of a norm with its spread, as a branch reads it, and the :class:`MixedTokens` if the branch mixes tokens.
 
     `length` is that of a sequence, infinite if rows differ.
     """
@@ -520,10 +520,10 @@ def normed_input(stream: AnySignal, y: AnySignal, draw: DrawSpread, length: floa
 def pull_mixed_norms(
     draw: DrawSpread, mixed: MixedTokens | None, output: AnySignal, read: AnySignal, width: int
 ) -> tuple[Number, Pullback]:
-    """Of a branch that mixes tokens between a norm of its input and one of its output: what both norms do together.
+    """The joint effect of the norms of a branch's input and output, if the branch mixes tokens.
 
-    Its output is large if tokens are alike, and then they are large themselves. And of two tokens' gradients the norms of the
-    input take less, since the norm of the output has taken what is along the mean of the tokens.
+    If tokens are alike, the output is large, and so are the tokens themselves: both norms divide by large sizes together. The
+    norm of the output removes the part of a gradient along the mean token, so that the norm of the input removes less.
 
     Returns
     -------
@@ -679,7 +679,7 @@ def _total(parts: list[Any]) -> Any:
 
 
 def leaning_excess(x: AnySignal, mixes: bool, with_stream: Number = 0.0) -> tuple[Number, Number]:
-    """Factors on both moments of a gradient's leaning, whose products a branch that reads the stream `x` adds to the gradient.
+    """Factors on both moments of a gradient's leaning. A branch that reads the stream `x` adds the products to the gradient.
 
     They are Var(q_t)/q_t of each token, and Cov(q_t, q_t')/q of two tokens on average. Each token of a pair has half the
     exponent, so that the covariance has the mean of the two; a branch that mixes tokens follows the latter alone.

@@ -43,7 +43,7 @@ class OwnMatches(NamedTuple):
         )
 
     def change(self, covariance: Array, response: Array, first: Array, second: Array, whole: Array) -> Array:
-        """Change of the covariance of outputs by which their correlation is that of each kind of pair; (2, pairs).
+        """Change of the covariance of outputs, so that each kind of pair has its own correlation; (2, pairs).
 
         Parameters
         ----------

@@ -631,7 +631,7 @@ def test_the_spread_of_an_input_is_that_of_the_mean_of_its_tokens(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("given", [{}, {"gradient": "loss"}])
 def test_the_log_variance_of_a_deep_causal_stack_is_that_of_tokens_alike(given):
-    """Covariances of the gradient that cancel in the mean have no share of it to follow; they once made it overflow."""
+    """Covariances of the gradient that cancel in the mean are not followed; `log_variance` overflowed with them."""
     tree = Transformer(60, 64, 4, vocab=100, context=32, placement="post", activation="relu")
     found = propagate(tree, "xavier", **given).query("direction == 'gradient'").log_variance.max()
     # Nearly all blocks see one token in many copies; under a causal mask most of the gradient ends at the first ones.

@@ -167,7 +167,7 @@ STRETCHED = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_ma
 
 @pytest.mark.parametrize("family", ["hunyuan_v1_dense", "hunyuan_v1_moe", "nanochat", "llama4_text", "qwen3", "llama"])
 def test_a_norm_after_the_rotation_takes_its_factor_away(family):
-    """So that no score has it; in Qwen3 the norms are before the rotation."""
+    """No score has the factor then; in Qwen3 the norms are before the rotation."""
     config = {"model_type": family, "rope_parameters": {**STRETCHED, "attention_factor": 1.5}}
     tree = read_config(config)
     assert tree.stack.first("as_attention").position.amplitude == (1.5 if family in ("qwen3", "llama") else 1.0)

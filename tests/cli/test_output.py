@@ -89,7 +89,7 @@ print(done.returncode, done.stderr)
 @pytest.mark.parametrize(("words", "status"), [(("table",), 0), (("table", "--json"), 0), (("table", "none"), 2)])
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_a_stream_that_the_caller_has_closed_gets_nothing(monkeypatch, capsys, words, status, closed):
-    """Python has None for it, and its print then takes the output for the errors."""
+    """Python then has None for the error stream, and prints errors to the output."""
     from depthwidth.__main__ import main
     from depthwidth.cli.live import Display
 

@@ -67,7 +67,7 @@ def pictures(rng, folder):
 
 
 def verifier(rng, folder):
-    """Commands on a folder of runs with odd options; the jobs that are to be run do not exist, so that nothing is measured."""
+    """Commands of the verifier with odd options, on a folder of runs. They name no known job, and measure nothing."""
     place = folder / "odd"
     if not place.is_dir():
         base_folder(place)

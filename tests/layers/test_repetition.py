@@ -110,7 +110,7 @@ def test_how_a_deep_post_norm_stack_is_sampled():
 
 @pytest.mark.slow
 def test_sizes_that_a_norm_fixes_are_not_extrapolated(monkeypatch):
-    """As increments they would be the errors of the states before them: 4e-6 of the stream, and half as many blocks again."""
+    """Their increments are errors of earlier states: the stream would be off by 4e-6, from half as many blocks again."""
     tree = Transformer(300, 128, 2, placement="post")
     made = recipe(tree, "deepscale")
     some = propagate(tree, made)

@@ -152,7 +152,7 @@ def by_averages_over_rows(setting, equal_norms):
 
 @pytest.mark.slow
 def test_averages_over_causal_rows_have_the_terms_of_all_positions():
-    """They take the mean over all pairs of rows of what changes with both, which is further off in heads of 4 dimensions."""
+    """Changes of two rows are averaged over all pairs of rows, which is less accurate in heads of 4 dimensions."""
     allowed, without = np.maximum(WITHIN, [0.002, 0.009, 0, 0.05, 0, 0, 0.007, 0.004]), []
     causal = [one for one in kept() if one[0]["mask"] == "causal" and one[0]["rotary"] == "0"]
     for setting, (values, errors) in causal:

@@ -380,7 +380,7 @@ READERS = [
 
 @pytest.mark.parametrize("harmed", ["rows/*.csv", "plans/*.json"])
 def test_what_a_command_leaves_out_is_named(invoke, done, harmed):
-    """Damaged rows are missing from a verdict and from a fit, and a damaged plan from the list of plans: not in silence."""
+    """Verdicts and fits leave damaged rows out, the list of plans damaged plans: a sentence names them."""
     assert all("Left out" not in invoke("verify", *words, "--out", done).error for words in READERS)
     path = sorted(done.glob(harmed))[0]
     path.write_bytes(path.read_bytes()[:100])

@@ -105,7 +105,7 @@ class Family:
     initial_std: float = 0.02
     """The standard deviation for a configuration that states none."""
     initial_field: str = "initializer_range"
-    """The field that states it, or the factor in its place, with a dot if it is that of a stack; empty for none."""
+    """The field of the standard deviation, or of a factor in its place, after a stack's name and a dot; empty for none."""
     even_rotation: bool = True
     """False if the library's code rotates an odd number of dimensions per head as ours does; otherwise it fails on them."""
     factors: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None

@@ -183,7 +183,7 @@ def scaled_embedding() -> Part:
 
 
 def usual_head_dim(name: str = "head_dim") -> Part:
-    """A refusal of heads of another size than the width over their number: the library's code for them is not consistent."""
+    """Refuse heads whose size is not the width over their number: the library's code for them is not consistent."""
 
     def read(fields: Fields) -> Choices:
         if fields.has(name) and fields.values[name] != fields.whole("hidden_size") // fields.whole("num_attention_heads"):
